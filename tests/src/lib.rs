@@ -1,0 +1,3 @@
+//! What end-to-end tests, adversaries and benchmarks share: software TPMs and simulated devices.
+
+pub mod swtpm;
