@@ -1,0 +1,17 @@
+//! Every bound on what a release may hold, with its reason.
+
+/// Largest release file, bytes: a desktop distribution has some 20,000 executables at about 150 bytes each.
+pub const MAX_FILE: usize = 64 * 1024 * 1024;
+/// Executables in one release. The file's size bounds them already; this keeps index positions in 32 bits for any
+/// number of releases that a machine can hold.
+pub const MAX_EXECUTABLES: usize = 1_000_000;
+/// Boots in one release: hardware variants of one product, each with its own firmware.
+pub const MAX_BOOTS: usize = 64;
+/// Signatures on one release: the supply chain of one product, and rotated keys.
+pub const MAX_SIGNATURES: usize = 16;
+/// Length of a product's or a release's name, bytes: it stands in every table and every result.
+pub const MAX_NAME: usize = 128;
+/// Length of a path as it is kept for people to read, bytes (Linux PATH_MAX; escapes make it longer, not the path).
+pub const MAX_PATH: usize = 4096;
+/// Signers in one trust folder.
+pub const MAX_TRUSTED: usize = 1024;

@@ -1,0 +1,307 @@
+//! One release of one product, as plain data with its rules: names that can stand in any table, executables once each
+//! in order of their digests, boots that name only PCRs that stay still after boot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use evidence::pcr::{PROFILE_PCRS, PcrValues};
+use thiserror::Error;
+
+use crate::limits::{MAX_BOOTS, MAX_EXECUTABLES, MAX_NAME, MAX_PATH};
+
+/// PCRs that grow while the system runs: IMA's list (10) and the runtime log (14). A boot cannot fix their value.
+const RUNTIME_PCRS: [u8; 2] = [10, 14];
+
+/// What a release cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Invalid {
+    /// A name with a mistake.
+    #[error("{kind} name {name:?} is not allowed: {why}")]
+    Name {
+        /// Product or release.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// The rule it breaks.
+        why: &'static str,
+    },
+    /// A path with a mistake.
+    #[error("path {0:?} is empty, longer than 4096 bytes or has control characters")]
+    Path(String),
+    /// Two measurements that must be one, or not in the order that makes the encoding unique.
+    #[error("{0} are not in ascending order, each once")]
+    Order(&'static str),
+    /// A PCR that a boot cannot fix.
+    #[error("a boot cannot fix PCR {0}: only PCR 0 to 15 without 10 and 14 stay still after boot")]
+    Pcr(u64),
+    /// Nothing measured.
+    #[error("the release holds neither an executable nor a boot")]
+    Empty,
+    /// Over a limit of [`crate::limits`].
+    #[error("more than {limit} {what}")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much is allowed.
+        limit: usize,
+    },
+    /// The end comes before the beginning, or after every calendar's.
+    #[error("retire-at comes before valid-from, or after the year 9999")]
+    Validity,
+}
+
+/// A file that may run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Executable {
+    /// SHA-256 of its content: what decides.
+    pub digest: [u8; 32],
+    /// Where it stood when it was measured: for people to read, decides nothing.
+    pub path: String,
+}
+
+/// SHA-256 PCR values after one good boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootPcrs(BTreeMap<u8, [u8; 32]>);
+
+impl BootPcrs {
+    /// From values by PCR index.
+    ///
+    /// # Errors
+    /// [`Invalid::Pcr`] for an index that a boot cannot fix; [`Invalid::Empty`] without any.
+    pub fn new(pcrs: BTreeMap<u8, [u8; 32]>) -> Result<Self, Invalid> {
+        match pcrs.keys().find(|&&index| !Self::may_hold(u64::from(index))) {
+            Some(&index) => Err(Invalid::Pcr(u64::from(index))),
+            None if pcrs.is_empty() => Err(Invalid::Empty),
+            None => Ok(Self(pcrs)),
+        }
+    }
+
+    /// Whether a boot can fix this PCR.
+    #[must_use]
+    pub fn may_hold(index: u64) -> bool {
+        usize::try_from(index).is_ok_and(|index| index < PROFILE_PCRS)
+            && !RUNTIME_PCRS.iter().any(|&runtime| u64::from(runtime) == index)
+    }
+
+    /// Values by PCR index. A PCR that is not named is not looked at.
+    #[must_use]
+    pub const fn pcrs(&self) -> &BTreeMap<u8, [u8; 32]> {
+        &self.0
+    }
+
+    /// Named PCRs whose quoted value differs; none: this boot is the one that was quoted.
+    pub fn mismatches(&self, quoted: &PcrValues) -> impl Iterator<Item = u8> {
+        self.0.iter().filter(|&(&index, value)| quoted.get(usize::from(index)) != Some(value)).map(|(&index, _)| index)
+    }
+}
+
+/// Everything that one release says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    product: String,
+    name: String,
+    sequence: u64,
+    valid_from: Option<u64>,
+    retire_at: Option<u64>,
+    executables: Vec<Executable>,
+    boots: Vec<BootPcrs>,
+}
+
+impl Release {
+    /// The end of the year 9999: "has no end", where the format demands one (RFC 5280 §4.1.2.5).
+    pub const NEVER: u64 = 253_402_300_799;
+
+    /// A release with executables and boots in any order; a digest found at several paths is kept once, under the
+    /// first path.
+    ///
+    /// # Errors
+    /// [`Invalid`] where a name, a path, or the amount of content breaks a rule.
+    pub fn new(
+        product: &str,
+        name: &str,
+        sequence: u64,
+        mut executables: Vec<Executable>,
+        boots: Vec<BootPcrs>,
+    ) -> Result<Self, Invalid> {
+        executables.sort_unstable();
+        executables.dedup_by(|later, first| later.digest == first.digest);
+        let boots = boots.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        Self::from_ordered(product, name, sequence, executables, boots)
+    }
+
+    /// The same, from content that must be in order and unique already.
+    pub(crate) fn from_ordered(
+        product: &str,
+        name: &str,
+        sequence: u64,
+        executables: Vec<Executable>,
+        boots: Vec<BootPcrs>,
+    ) -> Result<Self, Invalid> {
+        check_product(product)?;
+        check_name("release", name)?;
+        if executables.is_empty() && boots.is_empty() {
+            return Err(Invalid::Empty);
+        }
+        if executables.len() > MAX_EXECUTABLES {
+            return Err(Invalid::TooMany { what: "executables", limit: MAX_EXECUTABLES });
+        }
+        if boots.len() > MAX_BOOTS {
+            return Err(Invalid::TooMany { what: "boots", limit: MAX_BOOTS });
+        }
+        if !executables.is_sorted_by(|a, b| a.digest < b.digest) {
+            return Err(Invalid::Order("executables"));
+        }
+        if !boots.is_sorted_by(|a, b| a < b) {
+            return Err(Invalid::Order("boots"));
+        }
+        if let Some(bad) = executables.iter().find(|file| !path_allowed(&file.path)) {
+            return Err(Invalid::Path(bad.path.clone()));
+        }
+        let (product, name) = (product.to_owned(), name.to_owned());
+        Ok(Self { product, name, sequence, valid_from: None, retire_at: None, executables, boots })
+    }
+
+    /// The same release with a validity. [`Self::NEVER`] as an end is no end.
+    ///
+    /// # Errors
+    /// [`Invalid::Validity`] where the end comes before the beginning.
+    pub fn valid(mut self, from: Option<u64>, retire_at: Option<u64>) -> Result<Self, Invalid> {
+        if from.unwrap_or(0) > retire_at.unwrap_or(Self::NEVER) || retire_at > Some(Self::NEVER) {
+            return Err(Invalid::Validity);
+        }
+        self.valid_from = from;
+        self.retire_at = retire_at.filter(|&end| end != Self::NEVER);
+        Ok(self)
+    }
+
+    /// The product: `model` or `vendor/model`.
+    #[must_use]
+    pub fn product(&self) -> &str {
+        &self.product
+    }
+
+    /// The release's name within its product, as its makers call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Grows with every release of a product, and with every new edition of one release.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// From when on it may be used, seconds since the Unix epoch.
+    #[must_use]
+    pub const fn valid_from(&self) -> Option<u64> {
+        self.valid_from
+    }
+
+    /// From when on it is stale, seconds since the Unix epoch.
+    #[must_use]
+    pub const fn retire_at(&self) -> Option<u64> {
+        self.retire_at
+    }
+
+    /// What may run, in ascending order of digests.
+    #[must_use]
+    pub fn executables(&self) -> &[Executable] {
+        &self.executables
+    }
+
+    /// Boots, each as good as the other.
+    #[must_use]
+    pub fn boots(&self) -> &[BootPcrs] {
+        &self.boots
+    }
+
+    pub(crate) fn into_boots(self) -> Vec<BootPcrs> {
+        self.boots
+    }
+}
+
+fn path_allowed(path: &str) -> bool {
+    !path.is_empty() && path.len() <= MAX_PATH && !path.chars().any(char::is_control)
+}
+
+/// A product is `model` or `vendor/model`: one slash at most, so that the two parts of a CoMID class and the one name
+/// that people use say the same in both directions.
+fn check_product(product: &str) -> Result<(), Invalid> {
+    let refuse = |why| Err(Invalid::Name { kind: "product", name: shortened(product), why });
+    if product.contains('@') {
+        return refuse("'@' stands between product and release");
+    }
+    match product.split_once('/') {
+        None => check_name("product", product),
+        Some((_, model)) if model.contains('/') => refuse("more than one '/'"),
+        Some((vendor, model)) => check_name("product", vendor).and_then(|()| check_name("product", model)),
+    }
+    .and_then(|()| if product.len() > MAX_NAME { refuse("longer than 128 bytes") } else { Ok(()) })
+}
+
+fn check_name(kind: &'static str, name: &str) -> Result<(), Invalid> {
+    let why = if name.is_empty() {
+        "empty"
+    } else if name.len() > MAX_NAME {
+        "longer than 128 bytes"
+    } else if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "only printable ASCII without spaces is allowed"
+    } else {
+        return Ok(());
+    };
+    Err(Invalid::Name { kind, name: shortened(name), why })
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(MAX_NAME).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BootPcrs, Executable, Invalid, Release};
+
+    fn file(byte: u8, path: &str) -> Executable {
+        Executable { digest: [byte; 32], path: path.into() }
+    }
+
+    #[test]
+    fn a_digest_found_twice_is_kept_once_under_the_first_path() {
+        let files = vec![file(2, "/b"), file(1, "/z"), file(1, "/a")];
+        let release = Release::new("acme/gw", "1", 1, files, vec![]).unwrap();
+        assert_eq!(release.executables(), [file(1, "/a"), file(2, "/b")]);
+    }
+
+    #[test]
+    fn names_that_read_two_ways_are_refused() {
+        for product in ["", "a@b", "a/b/c", "/a", "a/", "a b", "a\n", "ä", &"x".repeat(129)] {
+            assert!(Release::new(product, "1", 1, vec![file(1, "/a")], vec![]).is_err(), "{product:?}");
+        }
+        for name in ["", "1 2", "\u{1b}[31m"] {
+            assert!(Release::new("p", name, 1, vec![file(1, "/a")], vec![]).is_err(), "{name:?}");
+        }
+        assert!(Release::new("acme/gw", "1.0@rc1", 1, vec![file(1, "/a")], vec![]).is_ok());
+    }
+
+    #[test]
+    fn a_boot_names_only_pcrs_that_stay_still() {
+        for index in [10, 14, 16, 255] {
+            assert_eq!(BootPcrs::new([(index, [0; 32])].into()), Err(Invalid::Pcr(index.into())));
+        }
+        assert!(BootPcrs::new([(0, [0; 32]), (15, [0; 32])].into()).is_ok());
+        assert!(BootPcrs::new([].into()).is_err());
+    }
+
+    #[test]
+    fn an_empty_release_and_a_backward_validity_are_refused() {
+        assert_eq!(Release::new("p", "1", 1, vec![], vec![]), Err(Invalid::Empty));
+        let release = Release::new("p", "1", 1, vec![file(1, "/a")], vec![]).unwrap();
+        assert_eq!(release.valid(Some(2), Some(1)), Err(Invalid::Validity));
+    }
+
+    #[test]
+    fn only_named_pcrs_are_compared() {
+        let quoted = evidence::pcr::PcrValues::new([[7; 32]; 16]);
+        let boot = BootPcrs::new([(0, [7; 32]), (4, [8; 32])].into()).unwrap();
+        assert_eq!(boot.mismatches(&quoted).collect::<Vec<_>>(), [4]);
+    }
+}
