@@ -1,0 +1,421 @@
+//! From the certificates of an enrolment to verified EKs: in go at most five DER certificates, leaves and CAs mixed;
+//! out come [`VerifiedEk`]s. Paths, signatures and dates are webpki's (RFC 5280); what the TCG EK Credential Profile 2.5
+//! asks of the leaf is checked here. Only [`EkChain::verify`] makes a [`VerifiedEk`].
+
+use data_encoding::HEXLOWER;
+use evidence::{limits, reader::Reader, tpm::EkKey};
+use jiff::Timestamp;
+use ring::digest::{SHA256, digest};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{
+    ALL_VERIFICATION_ALGS, CertRevocationList, EndEntityCert, KeyUsage as ExtendedUsage, RevocationOptions,
+    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+};
+use x509_cert::{
+    Certificate,
+    der::{Decode as _, Encode as _, oid::ObjectIdentifier},
+    ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName, name::GeneralName},
+    name::Name,
+    spki::SubjectPublicKeyInfoOwned,
+};
+
+use super::{CertificateFault, EkRoots, IdentityError, RootClass};
+
+/// tcg-kp-EKCertificate, 2.23.133.8.1.
+const EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
+/// The same, as DER content.
+const EK_CERTIFICATE_DER: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
+/// rsaEncryption (RFC 8017 A.1).
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+/// id-ecPublicKey (RFC 5480 §2.1.1).
+const ECC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+/// DER INTEGER 65537: the exponent that TPMs write as 0.
+const EXPONENT: &[u8] = &[0x02, 0x03, 0x01, 0x00, 0x01];
+/// tpmManufacturer, tpmModel, tpmVersion (TCG EK Credential Profile 2.5 §3.1.2).
+const TPM_ATTRIBUTES: [ObjectIdentifier; 3] = [
+    ObjectIdentifier::new_unwrap("2.23.133.2.1"),
+    ObjectIdentifier::new_unwrap("2.23.133.2.2"),
+    ObjectIdentifier::new_unwrap("2.23.133.2.3"),
+];
+/// Characters of a name out of a certificate that are shown: enough to recognise a CA, too few to flood a log.
+const MAX_SHOWN: usize = 120;
+
+/// What a device sent, read but not verified.
+#[derive(Debug)]
+pub struct EkChain<'a> {
+    leaves: Vec<UnverifiedEk<'a>>,
+    intermediates: Vec<CertificateDer<'a>>,
+}
+
+/// A leaf whose content is that of an EK certificate, while nobody has checked who signed it.
+#[derive(Debug)]
+struct UnverifiedEk<'a> {
+    /// From 1, in the order sent.
+    position: usize,
+    der: CertificateDer<'a>,
+    key: EkKey,
+    spki_digest: [u8; 32],
+    issuer: String,
+    make: Option<TpmMake>,
+}
+
+/// An EK whose certificate leads to a trusted root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedEk {
+    position: usize,
+    key: EkKey,
+    spki_digest: [u8; 32],
+    class: RootClass,
+    root_fingerprint: [u8; 32],
+    make: Option<TpmMake>,
+    leaf_der_digest: [u8; 32],
+}
+
+/// What the maker's certificate says of the TPM, printable, for people to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TpmMake {
+    /// `id:` and the TCG vendor id in hex, usually four letters.
+    pub manufacturer: String,
+    /// Part number.
+    pub model: String,
+    /// Firmware version at the time of making.
+    pub version: String,
+}
+
+impl VerifiedEk {
+    /// The certified key.
+    #[must_use]
+    pub const fn key(&self) -> &EkKey {
+        &self.key
+    }
+
+    /// SHA-256 of the SubjectPublicKeyInfo's DER: the EK's digest, by which it is registered.
+    #[must_use]
+    pub const fn spki_digest(&self) -> &[u8; 32] {
+        &self.spki_digest
+    }
+
+    /// Class of the root that the certificate leads to.
+    #[must_use]
+    pub const fn class(&self) -> RootClass {
+        self.class
+    }
+
+    /// SHA-256 of that root's certificate: roots are allowed per product.
+    #[must_use]
+    pub const fn root_fingerprint(&self) -> &[u8; 32] {
+        &self.root_fingerprint
+    }
+
+    /// Manufacturer, model and version, where the certificate names all three.
+    #[must_use]
+    pub const fn make(&self) -> Option<&TpmMake> {
+        self.make.as_ref()
+    }
+
+    /// SHA-256 of the certificate without padding.
+    #[must_use]
+    pub const fn leaf_der_digest(&self) -> &[u8; 32] {
+        &self.leaf_der_digest
+    }
+
+    /// Which of the certificates sent, from 1.
+    pub(super) const fn position(&self) -> usize {
+        self.position
+    }
+}
+
+impl<'a> EkChain<'a> {
+    /// Reads the certificates as sent, NV padding included.
+    ///
+    /// # Errors
+    /// Beyond the limits of an enrolment; where one is not a certificate, or a leaf is not that of an EK; where none is
+    /// a leaf.
+    pub fn read(certificates: &[&'a [u8]]) -> Result<Self, IdentityError> {
+        let bytes: usize = certificates.iter().map(|der| der.len()).sum();
+        if certificates.len() > limits::MAX_EK_CERTIFICATES || bytes > limits::MAX_EK_CERTIFICATE_BYTES {
+            return Err(IdentityError::TooLarge);
+        }
+        let mut chain = Self { leaves: Vec::new(), intermediates: Vec::new() };
+        for (position, sent) in (1..).zip(certificates) {
+            let refused = |why| IdentityError::EkCertificate { certificate: position, why };
+            let der = without_padding(sent).ok_or(refused(CertificateFault::Malformed))?;
+            let certificate = parse(der).map_err(refused)?;
+            if is_ca(&certificate).map_err(refused)? {
+                chain.intermediates.push(der.into());
+            } else {
+                chain.leaves.push(UnverifiedEk::read(position, der, &certificate).map_err(refused)?);
+            }
+        }
+        if chain.leaves.is_empty() { Err(IdentityError::NoEkCertificate) } else { Ok(chain) }
+    }
+
+    /// Verifies each leaf up to a trusted root. One that does not lead to any refuses the whole: a device is either
+    /// known by all keys that it claims, or not at all.
+    ///
+    /// # Errors
+    /// [`IdentityError`] names the certificate and the check.
+    pub fn verify(&self, roots: &EkRoots, now: Timestamp) -> Result<Vec<VerifiedEk>, IdentityError> {
+        self.leaves.iter().map(|leaf| leaf.verify(&self.intermediates, roots, now)).collect()
+    }
+}
+
+impl<'a> UnverifiedEk<'a> {
+    fn read(position: usize, der: &'a [u8], certificate: &Certificate) -> Result<Self, CertificateFault> {
+        let content = certificate.tbs_certificate();
+        let (key, spki_digest) = read_key(content.subject_public_key_info())?;
+        check_usage(certificate, &key)?;
+        let issuer = shown(&content.issuer().to_string());
+        Ok(Self { position, der: der.into(), key, spki_digest, issuer, make: read_make(certificate)? })
+    }
+
+    fn verify(
+        &self,
+        intermediates: &[CertificateDer<'_>],
+        roots: &EkRoots,
+        now: Timestamp,
+    ) -> Result<VerifiedEk, IdentityError> {
+        if roots.denies(&self.spki_digest) {
+            return Err(IdentityError::Denied { certificate: self.position });
+        }
+        // Software roots first: a chain that can end at one never passes for hardware, whatever else is trusted.
+        let mut failure = None;
+        for class in [RootClass::Software, RootClass::Hardware] {
+            let anchors = roots.anchors(class, now);
+            match self.path_to(&anchors, intermediates, roots, now) {
+                Ok(root_fingerprint) => return Ok(self.verified(class, root_fingerprint)),
+                Err(webpki::Error::CertRevoked) => return Err(IdentityError::Revoked { certificate: self.position }),
+                // Only the class that knows the issuer has something to tell.
+                Err(webpki::Error::UnknownIssuer) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(self.refusal(failure.as_ref()))
+    }
+
+    fn verified(&self, class: RootClass, root_fingerprint: [u8; 32]) -> VerifiedEk {
+        VerifiedEk {
+            position: self.position,
+            key: self.key.clone(),
+            spki_digest: self.spki_digest,
+            class,
+            root_fingerprint,
+            make: self.make.clone(),
+            leaf_der_digest: sha256(&self.der),
+        }
+    }
+
+    /// The fingerprint of the root at the end of a path that holds.
+    fn path_to(
+        &self,
+        anchors: &[TrustAnchor<'_>],
+        intermediates: &[CertificateDer<'_>],
+        roots: &EkRoots,
+        now: Timestamp,
+    ) -> Result<[u8; 32], webpki::Error> {
+        let time = UnixTime::since_unix_epoch(now.as_duration().try_into().unwrap_or_default());
+        let leaf = EndEntityCert::try_from(&self.der)?;
+        // CAs of TPM makers carry no extended key usage; the leaf's was checked on reading.
+        let usage = ExtendedUsage::required_if_present(EK_CERTIFICATE_DER);
+        let crls = roots.crls();
+        let revocation = revocation_by(&crls);
+        let path = leaf.verify_for_usage(
+            ALL_VERIFICATION_ALGS,
+            anchors,
+            intermediates,
+            time,
+            usage,
+            revocation,
+            Some(&only_certificate_signers),
+        )?;
+        roots.fingerprint_of(path.anchor()).ok_or(webpki::Error::UnknownIssuer)
+    }
+
+    fn refusal(&self, error: Option<&webpki::Error>) -> IdentityError {
+        use webpki::Error as E;
+        let why = match error {
+            Some(E::CertExpired { .. } | E::CertNotValidYet { .. } | E::InvalidCertValidity) => {
+                CertificateFault::Validity
+            }
+            Some(E::BadDer | E::BadDerTime | E::UnsupportedCertVersion | E::TrailingData(_)) => {
+                CertificateFault::Malformed
+            }
+            _ => return IdentityError::UntrustedRoot { certificate: self.position, issuer: self.issuer.clone() },
+        };
+        IdentityError::EkCertificate { certificate: self.position, why }
+    }
+}
+
+/// Revocation along the whole path. A CA without a CRL here is not held against its devices: most makers of TPMs publish
+/// none. An overdue CRL still revokes what it lists.
+fn revocation_by<'a>(crls: &'a [&'a CertRevocationList<'a>]) -> Option<RevocationOptions<'a>> {
+    let options = RevocationOptionsBuilder::new(crls).ok()?;
+    Some(options.with_status_policy(UnknownStatusPolicy::Allow).build())
+}
+
+/// webpki leaves key usage aside: a CA that may not sign certificates ends the path here (RFC 5280 §6.1.4 (n)).
+fn only_certificate_signers(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
+    let may_sign = |der: CertificateDer<'_>| parse(&der).is_ok_and(|ca| may_sign_certificates(&ca));
+    let all = path.intermediate_certificates().all(|ca| may_sign(ca.der()));
+    if all { Ok(()) } else { Err(webpki::Error::EndEntityUsedAsCa) }
+}
+
+/// Key usage, where there is one, has keyCertSign.
+pub(super) fn may_sign_certificates(ca: &Certificate) -> bool {
+    match ca.tbs_certificate().get_extension::<KeyUsage>() {
+        Ok(Some((_, usage))) => usage.key_cert_sign(),
+        Ok(None) => true,
+        Err(_) => false,
+    }
+}
+
+pub(super) fn parse(der: &[u8]) -> Result<Certificate, CertificateFault> {
+    Certificate::from_der(der).map_err(|_| CertificateFault::Malformed)
+}
+
+pub(super) fn is_ca(certificate: &Certificate) -> Result<bool, CertificateFault> {
+    let constraints = certificate.tbs_certificate().get_extension::<BasicConstraints>();
+    constraints.map(|found| found.is_some_and(|(_, c)| c.ca)).map_err(|_| CertificateFault::Malformed)
+}
+
+/// NV indices are larger than the certificate in them; the rest is all zeros or all ones. Anything else behind it is no
+/// padding.
+fn without_padding(sent: &[u8]) -> Option<&[u8]> {
+    let mut r = Reader::new("certificate", sent);
+    if r.u8().ok()? != 0x30 {
+        return None;
+    }
+    let length = match r.u8().ok()? {
+        short @ 0..=0x7F => usize::from(short),
+        0x81 => usize::from(r.u8().ok()?),
+        0x82 => usize::from(r.u16_be().ok()?),
+        _ => return None,
+    };
+    let (der, padding) = sent.split_at_checked(r.at().checked_add(length)?)?;
+    let all = |byte: u8| padding.iter().all(|b| *b == byte);
+    (all(0x00) || all(0xFF)).then_some(der)
+}
+
+/// The key and the digest of its SubjectPublicKeyInfo.
+fn read_key(spki: &SubjectPublicKeyInfoOwned) -> Result<(EkKey, [u8; 32]), CertificateFault> {
+    let der = spki.to_der().map_err(|_| CertificateFault::Malformed)?;
+    let bits = spki.subject_public_key.as_bytes().ok_or(CertificateFault::Key)?;
+    let curve = spki.algorithm.parameters.as_ref().and_then(|p| p.decode_as::<ObjectIdentifier>().ok());
+    let key = match (spki.algorithm.oid, curve) {
+        (RSA, None) => read_rsa(bits).map(EkKey::Rsa2048),
+        (ECC, Some(P256)) => read_point(bits).map(EkKey::P256),
+        (ECC, Some(P384)) => read_point(bits).map(EkKey::P384),
+        _ => None,
+    };
+    Ok((key.ok_or(CertificateFault::Key)?, sha256(&der)))
+}
+
+/// RSAPublicKey (RFC 8017 A.1.1) with 2048 bits and 65537: its DER has one length only, so every byte before and behind
+/// the modulus is known.
+fn read_rsa(der: &[u8]) -> Option<Box<[u8; 256]>> {
+    // SEQUENCE of 266 bytes, INTEGER of 257 bytes that begins with a zero since its first bit is set.
+    let rest = der.strip_prefix(&[0x30, 0x82, 0x01, 0x0A, 0x02, 0x82, 0x01, 0x01, 0x00])?;
+    let modulus: &[u8; 256] = rest.strip_suffix(EXPONENT)?.try_into().ok()?;
+    let (first, last) = (modulus.first()?, modulus.last()?);
+    // 2048 bits, and odd.
+    (first & 0x80 != 0 && last & 1 == 1).then(|| Box::new(*modulus))
+}
+
+/// SEC 1 uncompressed point. Whether it is on its curve shows when it is used.
+fn read_point<const N: usize>(bits: &[u8]) -> Option<[u8; N]> {
+    bits.strip_prefix(&[4])?.try_into().ok()
+}
+
+/// TCG EK Credential Profile 2.5 §3.2: both usages are those of an endorsement key.
+fn check_usage(certificate: &Certificate, key: &EkKey) -> Result<(), CertificateFault> {
+    let content = certificate.tbs_certificate();
+    let extended = content.get_extension::<ExtendedKeyUsage>().map_err(|_| CertificateFault::Malformed)?;
+    if !extended.is_some_and(|(_, usages)| usages.0.contains(&EK_CERTIFICATE)) {
+        return Err(CertificateFault::ExtendedKeyUsage);
+    }
+    let usage = content.get_extension::<KeyUsage>().map_err(|_| CertificateFault::Malformed)?;
+    let fits = usage.is_some_and(|(_, usage)| match key {
+        EkKey::Rsa2048(_) => usage.key_encipherment(),
+        EkKey::P256(_) | EkKey::P384(_) => usage.key_agreement(),
+    });
+    if fits { Ok(()) } else { Err(CertificateFault::KeyUsage) }
+}
+
+/// Manufacturer, model and version out of the subjectAltName's directoryName.
+fn read_make(certificate: &Certificate) -> Result<Option<TpmMake>, CertificateFault> {
+    let found = certificate.tbs_certificate().get_extension::<SubjectAltName>();
+    let Some((_, names)) = found.map_err(|_| CertificateFault::Malformed)? else { return Ok(None) };
+    let directory = names.0.iter().find_map(|name| match name {
+        GeneralName::DirectoryName(directory) => Some(directory),
+        _ => None,
+    });
+    Ok(directory.and_then(|directory| {
+        let [manufacturer, model, version] = TPM_ATTRIBUTES.map(|oid| attribute(directory, oid));
+        Some(TpmMake { manufacturer: manufacturer?, model: model?, version: version? })
+    }))
+}
+
+fn attribute(directory: &Name, oid: ObjectIdentifier) -> Option<String> {
+    let found = directory.iter().find(|attribute| attribute.oid == oid)?;
+    Some(shown(&String::from_utf8_lossy(found.value.value())))
+}
+
+/// A text out of a certificate, fit for logs and terminals.
+pub(super) fn shown(text: &str) -> String {
+    let printable = |c: char| if c.is_control() || c == char::REPLACEMENT_CHARACTER { '?' } else { c };
+    text.chars().map(printable).take(MAX_SHOWN).collect()
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
+}
+
+/// Lower-case hex, as digests are shown everywhere.
+pub(super) fn hex(digest: &[u8; 32]) -> String {
+    HEXLOWER.encode(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rsa(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut der = vec![0x30, 0x82, 0x01, 0x0A, 0x02, 0x82, 0x01, 0x01, 0x00];
+        der.extend([0xFF; 256]);
+        der.extend(EXPONENT);
+        change(&mut der);
+        der
+    }
+
+    #[test]
+    fn only_odd_2048_bit_moduli_with_exponent_65537_are_keys() {
+        assert_eq!(read_rsa(&rsa(|_| {})), Some(Box::new([0xFF; 256])));
+        let bent: [fn(&mut Vec<u8>); 5] = [
+            |der| der[9] = 0x7F,   // 2047 bits
+            |der| der[264] = 0xFE, // even
+            |der| der[267] = 0x00, // exponent 1
+            |der| der.push(0),
+            |der| der.truncate(267),
+        ];
+        for (case, change) in bent.into_iter().enumerate() {
+            assert_eq!(read_rsa(&rsa(change)), None, "case {case}");
+        }
+    }
+
+    #[test]
+    fn points_are_uncompressed_and_of_their_curves_size() {
+        assert_eq!(read_point(&[4; 65]), Some([4; 64]));
+        assert_eq!(read_point::<64>(&[4; 64]), None);
+        assert_eq!(read_point::<64>(&[2; 65]), None);
+    }
+
+    #[test]
+    fn names_are_shown_short_and_without_control_characters() {
+        assert_eq!(shown("a\x1b[31m\nb"), "a?[31m?b");
+        assert_eq!(shown(&"é".repeat(1000)).chars().count(), MAX_SHOWN);
+    }
+}

@@ -1,0 +1,334 @@
+//! Which makers of TPMs are trusted. In goes a folder, out comes [`EkRoots`]:
+//!
+//! - `*.pem`, `*.crt`, `*.cer`, `*.der`: CA certificates of hardware TPMs' makers, PEM (any number a file) or DER;
+//! - `software/`: the same for software TPMs, a class of its own that never passes for hardware;
+//! - `crl/`: certificate revocation lists, `*.crl`, PEM or DER;
+//! - `denied`: EK digests that are refused whoever signed for them, one hex SHA-256 a line, `#` begins a comment.
+//!
+//! A CA need not be self-signed to be a root: devices send the certificates in between only where their TPM holds them.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use jiff::Timestamp;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, pem::PemObject as _};
+use thiserror::Error;
+use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
+use x509_cert::Certificate;
+
+use super::chain::{hex, is_ca, may_sign_certificates, parse, sha256, shown};
+
+/// Largest file that is read as certificates or a CRL, bytes: the largest CRLs of TPM makers have a few hundred KiB.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+/// What a file of certificates is called.
+const CERTIFICATE_EXTENSIONS: [&str; 4] = ["pem", "crt", "cer", "der"];
+const SOFTWARE: &str = "software";
+const CRLS: &str = "crl";
+const DENIED: &str = "denied";
+
+/// What kind of TPM a root speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RootClass {
+    /// Keys in a chip: who has the machine does not have them.
+    Hardware,
+    /// Keys in a file of whoever runs the software TPM.
+    Software,
+}
+
+impl RootClass {
+    /// As it is shown and stored.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hardware => "hardware",
+            Self::Software => "software",
+        }
+    }
+}
+
+/// One trusted CA.
+#[derive(Debug, Clone)]
+pub struct Root {
+    der: CertificateDer<'static>,
+    anchor: TrustAnchor<'static>,
+    subject: String,
+    fingerprint: [u8; 32],
+    class: RootClass,
+    not_before: i64,
+    not_after: i64,
+    not_after_text: String,
+}
+
+impl Root {
+    /// Subject's name, printable.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// SHA-256 of the certificate.
+    #[must_use]
+    pub const fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
+
+    /// Hardware or software.
+    #[must_use]
+    pub const fn class(&self) -> RootClass {
+        self.class
+    }
+
+    /// When it ends, RFC 3339: makers' roots may last until 9999-12-31, beyond what time stamps elsewhere can hold.
+    #[must_use]
+    pub fn not_after(&self) -> &str {
+        &self.not_after_text
+    }
+
+    fn is_valid_at(&self, now: Timestamp) -> bool {
+        (self.not_before..=self.not_after).contains(&now.as_second())
+    }
+}
+
+/// Something in the folder that keeps the roots from being used. Names the file and what is wrong there.
+#[derive(Debug, Error)]
+pub enum RootsError {
+    /// Cannot be read or written.
+    #[error("cannot use {}: {source}", path.display())]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Not what its name says.
+    #[error("{} is refused: {why}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A CA cannot speak for both kinds of TPM.
+    #[error("{} is listed as hardware and as software; remove one of both", path.display())]
+    BothClasses {
+        /// The second of both files.
+        path: PathBuf,
+    },
+}
+
+impl RootsError {
+    fn file(path: &Path, why: &'static str) -> Self {
+        Self::File { path: path.to_owned(), why }
+    }
+}
+
+/// The trusted CAs, revocation lists and deny list of one folder.
+#[derive(Debug, Default)]
+pub struct EkRoots {
+    roots: Vec<Root>,
+    crls: Vec<CertRevocationList<'static>>,
+    denied: BTreeSet<[u8; 32]>,
+}
+
+impl EkRoots {
+    /// Reads the folder.
+    ///
+    /// # Errors
+    /// [`RootsError`] where the folder is missing or anything in it cannot be used: a root that is silently left out
+    /// would shut out its devices, a CRL would let some in.
+    pub fn load(dir: &Path) -> Result<Self, RootsError> {
+        let mut all = Self::default();
+        let classes = [(dir.to_owned(), RootClass::Hardware), (dir.join(SOFTWARE), RootClass::Software)];
+        for (folder, class) in classes {
+            for path in files(&folder, &CERTIFICATE_EXTENSIONS, class == RootClass::Hardware)? {
+                for root in read_roots(&path, class)? {
+                    all.insert(root, &path)?;
+                }
+            }
+        }
+        for path in files(&dir.join(CRLS), &["crl"], false)? {
+            all.crls.extend(read_crls(&path)?);
+        }
+        all.denied = read_denied(&dir.join(DENIED))?;
+        Ok(all)
+    }
+
+    /// Validates the CA certificates in a file and copies them into the folder, one file each. Ones that are there
+    /// already stay. Returns what the file holds.
+    ///
+    /// # Errors
+    /// [`RootsError`] where the file holds anything but valid CA certificates, or one is already in the other class:
+    /// then nothing was copied.
+    pub fn add(dir: &Path, file: &Path, class: RootClass, now: Timestamp) -> Result<Vec<Root>, RootsError> {
+        let mut all = Self::load(dir)?;
+        let known: BTreeSet<_> = all.roots.iter().map(|root| root.fingerprint).collect();
+        let roots = read_roots(file, class)?;
+        for root in &roots {
+            if !root.is_valid_at(now) {
+                return Err(RootsError::file(file, "the CA certificate is expired or not yet valid"));
+            }
+            all.insert(root.clone(), file)?;
+        }
+        let folder = if class == RootClass::Software { dir.join(SOFTWARE) } else { dir.to_owned() };
+        fs::create_dir_all(&folder).map_err(|source| RootsError::Io { path: folder.clone(), source })?;
+        for root in roots.iter().filter(|root| !known.contains(&root.fingerprint)) {
+            write_new(&folder, root)?;
+        }
+        Ok(roots)
+    }
+
+    /// The trusted CAs, hardware first.
+    #[must_use]
+    pub fn list(&self) -> &[Root] {
+        &self.roots
+    }
+
+    fn insert(&mut self, root: Root, path: &Path) -> Result<(), RootsError> {
+        match self.roots.iter().find(|known| known.anchor == root.anchor) {
+            // The same CA may have several certificates; its class is one.
+            Some(known) if known.class != root.class => Err(RootsError::BothClasses { path: path.to_owned() }),
+            Some(known) if known.fingerprint == root.fingerprint => Ok(()),
+            _ => {
+                self.roots.push(root);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn denies(&self, spki_digest: &[u8; 32]) -> bool {
+        self.denied.contains(spki_digest)
+    }
+
+    /// Trust anchors of one class, valid now: webpki does not look at an anchor's dates.
+    pub(super) fn anchors(&self, class: RootClass, now: Timestamp) -> Vec<TrustAnchor<'static>> {
+        let wanted = self.roots.iter().filter(|root| root.class == class && root.is_valid_at(now));
+        wanted.map(|root| root.anchor.clone()).collect()
+    }
+
+    pub(super) fn fingerprint_of(&self, anchor: &TrustAnchor<'_>) -> Option<[u8; 32]> {
+        self.roots.iter().find(|root| root.anchor == *anchor).map(|root| root.fingerprint)
+    }
+
+    pub(super) fn crls(&self) -> Vec<&CertRevocationList<'static>> {
+        self.crls.iter().collect()
+    }
+}
+
+/// Files with one of these extensions, sorted, so that errors and lists come in the same order each time.
+fn files(dir: &Path, extensions: &[&str], required: bool) -> Result<Vec<PathBuf>, RootsError> {
+    let failed = |source| RootsError::Io { path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let paths = entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let wanted = |path: &PathBuf| {
+        let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        extension.is_some_and(|e| extensions.contains(&e.as_str())) && path.is_file()
+    };
+    let mut wanted: Vec<_> = paths.into_iter().filter(wanted).collect();
+    wanted.sort();
+    Ok(wanted)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RootsError> {
+    let failed = |source| RootsError::Io { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
+        return Err(RootsError::file(path, "it is larger than any file of certificates"));
+    }
+    fs::read(path).map_err(failed)
+}
+
+fn is_pem(bytes: &[u8]) -> bool {
+    bytes.windows(11).any(|window| window == b"-----BEGIN ")
+}
+
+/// The CA certificates in one file.
+fn read_roots(path: &Path, class: RootClass) -> Result<Vec<Root>, RootsError> {
+    let bytes = read(path)?;
+    let ders = if is_pem(&bytes) {
+        let sections = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+        sections.map_err(|_| RootsError::file(path, "it is not well-formed PEM"))?
+    } else {
+        vec![CertificateDer::from(bytes)]
+    };
+    if ders.is_empty() {
+        return Err(RootsError::file(path, "it holds no certificate"));
+    }
+    ders.into_iter().map(|der| Root::read(der, class).map_err(|why| RootsError::file(path, why))).collect()
+}
+
+impl Root {
+    fn read(der: CertificateDer<'static>, class: RootClass) -> Result<Self, &'static str> {
+        const UNREADABLE: &str = "it is not an X.509 certificate in PEM or DER";
+        let certificate: Certificate = parse(&der).map_err(|_| UNREADABLE)?;
+        if !is_ca(&certificate).map_err(|_| UNREADABLE)? {
+            return Err("the certificate is not a CA's (basicConstraints): only a CA can vouch for endorsement keys");
+        }
+        if !may_sign_certificates(&certificate) {
+            return Err("the CA's key usage does not let it sign certificates (keyCertSign)");
+        }
+        let anchor = anchor_from_trusted_cert(&der).map_err(|_| UNREADABLE)?.to_owned();
+        let content = certificate.tbs_certificate();
+        let validity = content.validity();
+        let seconds =
+            |time: x509_cert::time::Time| i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
+        Ok(Self {
+            subject: shown(&content.subject().to_string()),
+            fingerprint: sha256(&der),
+            class,
+            not_before: seconds(validity.not_before),
+            not_after: seconds(validity.not_after),
+            not_after_text: validity.not_after.to_date_time().to_string(),
+            anchor,
+            der,
+        })
+    }
+}
+
+fn read_crls(path: &Path) -> Result<Vec<CertRevocationList<'static>>, RootsError> {
+    let bytes = read(path)?;
+    let ders = if is_pem(&bytes) {
+        let sections = CertificateRevocationListDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+        sections.map_err(|_| RootsError::file(path, "it is not well-formed PEM"))?
+    } else {
+        vec![CertificateRevocationListDer::from(bytes)]
+    };
+    let owned = |der: &CertificateRevocationListDer<'_>| OwnedCertRevocationList::from_der(der).map(Into::into);
+    let lists = ders.iter().map(owned).collect::<Result<Vec<_>, _>>();
+    lists.map_err(|_| RootsError::file(path, "it is not a certificate revocation list in PEM or DER"))
+}
+
+fn read_denied(path: &Path) -> Result<BTreeSet<[u8; 32]>, RootsError> {
+    if !path.exists() {
+        return Ok(BTreeSet::new());
+    }
+    let bytes = read(path)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| RootsError::file(path, "it is not text"))?;
+    let entries = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let digest = |entry: &str| {
+        let bytes = HEXLOWER_PERMISSIVE.decode(entry.as_bytes()).ok()?;
+        <[u8; 32]>::try_from(bytes).ok()
+    };
+    let digests = entries.filter(|entry| !entry.is_empty()).map(digest).collect::<Option<BTreeSet<_>>>();
+    digests.ok_or_else(|| RootsError::file(path, "a line is not the hex SHA-256 digest of an endorsement key"))
+}
+
+/// Writes the certificate under its fingerprint: whole, or not at all.
+fn write_new(folder: &Path, root: &Root) -> Result<(), RootsError> {
+    let name = hex(&root.fingerprint);
+    let (path, unfinished) = (folder.join(format!("{name}.der")), folder.join(format!(".{name}.unfinished")));
+    let write = || {
+        let mut file = fs::File::create(&unfinished)?;
+        file.write_all(&root.der)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, &path)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    write().map_err(|source| RootsError::Io { path: path.clone(), source })
+}

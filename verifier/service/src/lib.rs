@@ -1,0 +1,3 @@
+//! The verifier: MQTT in; appraisal, store, HTTP and signed results out.
+
+pub mod identity;
