@@ -43,6 +43,19 @@ enum Head {
 /// # Errors
 /// [`Malformed`] with the offset of what breaks the rule.
 pub fn check_deterministic(what: &'static str, bytes: &[u8]) -> Result<(), Malformed> {
+    scan(what, bytes, true)
+}
+
+/// [`check_deterministic`], and no tag anywhere. Decoders skip tags that they do not expect, so that a tag more or less
+/// would be a second encoding of the same content; this project's own messages have none.
+///
+/// # Errors
+/// [`Malformed`] with the offset of what breaks the rule.
+pub fn check_untagged(what: &'static str, bytes: &[u8]) -> Result<(), Malformed> {
+    scan(what, bytes, false)
+}
+
+fn scan(what: &'static str, bytes: &[u8], tags: bool) -> Result<(), Malformed> {
     let mut reader = Reader::new(what, bytes);
     let mut open = [Level::items(0); MAX_CBOR_DEPTH];
     let mut current = Level::items(1);
@@ -64,7 +77,8 @@ pub fn check_deterministic(what: &'static str, bytes: &[u8]) -> Result<(), Malfo
             Head::Scalar => continue,
             Head::Array(n) => Level::items(n),
             Head::Map(n) => Level { left: n.saturating_mul(2), map: true, last_key: None },
-            Head::Tag => Level::items(1),
+            Head::Tag if tags => Level::items(1),
+            Head::Tag => return Err(Malformed { what, at: start, why: "tags are not used here" }),
         };
         *open.get_mut(depth).ok_or_else(|| reader.malformed("nested too deeply"))? = current;
         depth = depth.saturating_add(1);
@@ -134,17 +148,24 @@ fn check_key(reader: &Reader<'_>, bytes: &[u8], head: &Head, start: usize, map: 
     Ok(())
 }
 
-/// Decodes `bytes` after [`check_deterministic`].
+/// Decodes `bytes` after [`check_untagged`], and encodes again: what differs is refused. serde takes a text string for a
+/// byte string and the other way round, and an absent field for null; one message has one encoding.
 ///
 /// # Errors
-/// [`Malformed`] where the encoding is not deterministic, or the content has another shape than `T`.
-pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Malformed> {
-    check_deterministic(what, bytes)?;
-    serde_cbor::from_slice(bytes).map_err(|error| Malformed {
+/// [`Malformed`] where the encoding is not deterministic, has tags, or the content has another shape than `T`.
+pub fn decode<T: DeserializeOwned + Serialize>(what: &'static str, bytes: &[u8]) -> Result<T, Malformed> {
+    check_untagged(what, bytes)?;
+    let value = serde_cbor::from_slice(bytes).map_err(|error| Malformed {
         what,
         at: usize::try_from(error.offset()).unwrap_or(usize::MAX),
         why: "content does not have the expected shape",
-    })
+    })?;
+    let again = encode(&value);
+    if again == bytes {
+        return Ok(value);
+    }
+    let at = again.iter().zip(bytes).take_while(|(ours, theirs)| ours == theirs).count();
+    Err(Malformed { what, at, why: "content does not have the expected type" })
 }
 
 /// Encodes `value`. Deterministic for what this project encodes: arrays, strings, integers, and maps whose keys are
@@ -166,7 +187,9 @@ mod tests {
 
     #[test]
     fn deterministic_items_pass() {
-        for good in [&[0x00][..], &[0x18, 24], &[0x82, 1, 2], &[0xa2, 1, 0, 2, 0], &[0xc1, 0x80], &[0xf6], &[0x61, b'a']] {
+        for good in
+            [&[0x00][..], &[0x18, 24], &[0x82, 1, 2], &[0xa2, 1, 0, 2, 0], &[0xc1, 0x80], &[0xf6], &[0x61, b'a']]
+        {
             assert!(holds(good), "{good:02x?}");
         }
     }
@@ -192,6 +215,24 @@ mod tests {
         for (why, bytes) in bad {
             assert!(!holds(bytes), "{why}");
         }
+    }
+
+    #[test]
+    fn a_tag_is_no_second_encoding_of_a_message() {
+        assert_eq!(super::decode::<(u8,)>("test", &[0x81, 1]), Ok((1,)));
+        assert!(super::decode::<(u8,)>("test", &[0xc1, 0x81, 1]).is_err());
+        assert!(super::decode::<(u8,)>("test", &[0x81, 0xc1, 1]).is_err());
+        assert!(holds(&[0x81, 0xc1, 1]));
+    }
+
+    #[test]
+    fn text_does_not_pass_for_bytes_nor_bytes_for_text() {
+        use serde_bytes::ByteBuf;
+        let (bytes, text) = ([0x81, 0x41, b'a'], [0x81, 0x61, b'a']);
+        assert!(super::decode::<(ByteBuf,)>("test", &bytes).is_ok());
+        assert_eq!(super::decode::<(ByteBuf,)>("test", &text).unwrap_err().at, 1);
+        assert!(super::decode::<(String,)>("test", &text).is_ok());
+        assert!(super::decode::<(String,)>("test", &bytes).is_err());
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl Claims {
     /// Deterministic encoding.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        cbor::encode(&Map { committed: &self.committed, quoted: Some((&self.quote, &self.logs)) })
+        cbor::encode(self)
     }
 
     /// Reads a claims set.
@@ -341,6 +341,12 @@ impl<'de> Deserialize<'de> for AttesterClaim {
             return Err(D::Error::custom("what the attester says of itself is too long"));
         }
         Ok(Self { why, sources, version })
+    }
+}
+
+impl Serialize for Claims {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Map { committed: &self.committed, quoted: Some((&self.quote, &self.logs)) }.serialize(serializer)
     }
 }
 

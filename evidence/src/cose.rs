@@ -2,7 +2,7 @@
 //!
 //! Writing and the Sig_structure are coset's. Reading is not: coset descends into counter signatures inside byte
 //! strings without a bound, and headers of strangers are exactly what must not be descended into. So the four fields
-//! are taken out of bytes that [`cbor::check_deterministic`] has passed, and the protected header is compared as bytes.
+//! are taken out of bytes that [`cbor::check_untagged`] has passed, and the protected header is compared as bytes.
 
 use coset::{CoseSign1Builder, Header, ProtectedHeader, SignatureContext, TaggedCborSerializable, cbor::value::Value};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
@@ -10,7 +10,6 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, MapAccess, Visitor},
 };
-use serde_bytes::Bytes;
 
 use crate::{cbor, error::Malformed, limits::MAX_LOGS, tpm::P256Point};
 
@@ -38,15 +37,16 @@ impl<'a> Sign1<'a> {
     /// # Errors
     /// [`Malformed`] for anything but one deterministic, tagged COSE_Sign1 with nothing but attachments unprotected.
     pub fn decode(what: &'static str, message: &'a [u8]) -> Result<Self, Malformed> {
-        cbor::check_deterministic(what, message)?;
         let malformed = |at, why| Malformed { what, at, why };
         let Some((&TAG_SIGN1, untagged)) = message.split_first() else {
             return Err(malformed(0, "is not a tagged COSE_Sign1"));
         };
-        let fields: (&Bytes, Unprotected<'a>, &Bytes, &Bytes) = serde_cbor::from_slice(untagged)
-            .map_err(|error| malformed(usize::try_from(error.offset()).unwrap_or(0), "is not a COSE_Sign1"))?;
-        let (protected, Unprotected(attachments), payload, signature) = fields;
-        let signature = (&**signature).try_into().map_err(|_| malformed(0, "ES256 signature is not 64 bytes"))?;
+        cbor::check_untagged(what, untagged).map_err(|error| malformed(error.at.saturating_add(1), error.why))?;
+        let fields: (ByteString<'a>, Unprotected<'a>, ByteString<'a>, ByteString<'a>) =
+            serde_cbor::from_slice(untagged)
+                .map_err(|error| malformed(usize::try_from(error.offset()).unwrap_or(0), "is not a COSE_Sign1"))?;
+        let (ByteString(protected), Unprotected(attachments), ByteString(payload), ByteString(signature)) = fields;
+        let signature = signature.try_into().map_err(|_| malformed(0, "ES256 signature is not 64 bytes"))?;
         Ok(Self { protected, attachments, payload, signature })
     }
 
@@ -74,6 +74,29 @@ pub fn verify_p256(key: &P256Point, message: &[u8], signature: &[u8; 64]) -> Res
         .map_err(|_| BadSignature)
 }
 
+/// A byte string and nothing else: serde_bytes takes a text string too.
+struct ByteString<'a>(&'a [u8]);
+
+impl<'de> Deserialize<'de> for ByteString<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(ByteStringVisitor)
+    }
+}
+
+struct ByteStringVisitor;
+
+impl<'de> Visitor<'de> for ByteStringVisitor {
+    type Value = ByteString<'de>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a byte string")
+    }
+
+    fn visit_borrowed_bytes<E: serde::de::Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+        Ok(ByteString(bytes))
+    }
+}
+
 /// Unprotected header: empty, or attachments alone.
 struct Unprotected<'a>(Vec<&'a [u8]>);
 
@@ -98,11 +121,11 @@ impl<'de> Visitor<'de> for UnprotectedVisitor {
             Some(ATTACHMENTS) => {}
             Some(_) => return Err(A::Error::custom("unknown unprotected header parameter")),
         }
-        let attachments: Vec<&'de Bytes> = map.next_value()?;
+        let attachments: Vec<ByteString<'de>> = map.next_value()?;
         if attachments.is_empty() || attachments.len() > MAX_LOGS || map.next_key::<i64>()?.is_some() {
             return Err(A::Error::custom("unprotected header is not the profile's"));
         }
-        Ok(Unprotected(attachments.into_iter().map(|bytes| &**bytes).collect()))
+        Ok(Unprotected(attachments.into_iter().map(|ByteString(bytes)| bytes).collect()))
     }
 }
 

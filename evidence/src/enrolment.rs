@@ -269,14 +269,14 @@ impl Up {
     /// # Errors
     /// [`Malformed`] for any other shape, and over the limits of an enrolment.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let (kind, _): (u8, serde::de::IgnoredAny) = cbor::decode("enrolment", bytes)?;
-        match kind {
-            PRESENT => {
+        // An array of two begins with its head, then the kind in its shortest form: one byte each.
+        match bytes.get(1).copied() {
+            Some(PRESENT) => {
                 let (_, presentation): (u8, Presentation) = cbor::decode("enrolment", bytes)?;
                 presentation.check()?;
                 Ok(Self::Present(presentation))
             }
-            ACTIVATE => {
+            Some(ACTIVATE) => {
                 let (_, activation): (u8, Activation) = cbor::decode("enrolment", bytes)?;
                 activation.presentation.check()?;
                 if activation.credentials.len() != activation.presentation.ek_public.len() {
