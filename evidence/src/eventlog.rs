@@ -274,7 +274,11 @@ impl<'a> EventLog<'a> {
         } else {
             (Format::Sha1, Banks::SHA1)
         };
-        Ok(Self { bytes, format, banks, padding: padding_start(bytes), header })
+        let padding = padding_start(bytes);
+        if padding == 0 {
+            return Err(Reader::new(WHAT, bytes).malformed("a log area without any event"));
+        }
+        Ok(Self { bytes, format, banks, padding, header })
     }
 
     /// Which format it is.
@@ -626,8 +630,10 @@ pub(crate) fn extend(bank: &mut Bank, algorithm: HashAlgorithm, (pcr, start): (u
 /// artefacts apart; only reading decides.
 #[must_use]
 pub fn looks_like(bytes: &[u8]) -> bool {
-    sha1_event(&mut Reader::new(WHAT, bytes), 0)
-        .is_ok_and(|event| event_type_name(event.event_type).is_some() && (event.pcr < PCR_COUNT || !event.extends()))
+    padding_start(bytes) > 0
+        && sha1_event(&mut Reader::new(WHAT, bytes), 0).is_ok_and(|event| {
+            event_type_name(event.event_type).is_some() && (event.pcr < PCR_COUNT || !event.extends())
+        })
 }
 
 #[cfg(test)]
@@ -809,6 +815,13 @@ mod tests {
                 let short = [log.clone(), vec![fill; 15]].concat();
                 assert!(EventLog::read(&short).unwrap().replay(None).is_err());
             }
+        }
+    }
+
+    #[test]
+    fn an_empty_log_area_is_no_log() {
+        for bytes in [vec![0; 32], vec![0; 4096], vec![0xFF; 4096]] {
+            assert!(EventLog::read(&bytes).is_err() && !looks_like(&bytes));
         }
     }
 
