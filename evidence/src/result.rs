@@ -140,6 +140,13 @@ impl TrustVector {
         }
     }
 
+    /// Takes a claim back: it is not made.
+    pub fn unset(&mut self, claim: Claim) {
+        if let Some(slot) = self.0.get_mut(claim as usize) {
+            *slot = None;
+        }
+    }
+
     /// Claims that are made, with their values, in order of key.
     pub fn iter(&self) -> impl Iterator<Item = (Claim, u8)> + '_ {
         Claim::ALL.into_iter().filter_map(|claim| Some((claim, self.get(claim)?)))

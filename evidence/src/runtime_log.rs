@@ -260,7 +260,7 @@ pub const fn entries(bytes: &[u8], pcr: u32, first_sequence: u64) -> Entries<'_>
 
 impl<'a> Entries<'a> {
     /// The next entry with the digest that the PCR was extended with.
-    fn measured(&mut self) -> Option<Result<(Entry<'a>, [u8; 32]), Malformed>> {
+    pub fn measured(&mut self) -> Option<Result<(Entry<'a>, [u8; 32]), Malformed>> {
         if self.failed || self.reader.is_empty() {
             return None;
         }

@@ -1,0 +1,164 @@
+//! Why a verdict is not better: the table of causes, from which `docs/causes.md` is made, and one cause of one device.
+
+use evidence::result::Claim;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::{UnixSeconds, verdict::Verdict};
+
+/// What ends a cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Gone from a fresh boot's evidence, gone from the verdict; kept in history.
+    Boot,
+    /// Ended by an operator's word after remedy.
+    Operator,
+    /// Ended by the next evidence that does not show it.
+    FreshEvidence,
+}
+
+impl End {
+    /// Word in documents and outputs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Operator => "operator",
+            Self::FreshEvidence => "fresh evidence",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Stable code.
+    pub code: &'static str,
+    /// Verdict that it leads to, at the default policy.
+    pub verdict: Verdict,
+    /// AR4SI claim that it lowers, and to which value; a claim lowered to 0 is not made.
+    pub claim: (Claim, u8),
+    /// How it ends.
+    pub end: End,
+    /// What it means and what to do, in plain words.
+    pub remedy: &'static str,
+}
+
+macro_rules! causes {
+    ($($name:ident: $code:literal, $verdict:ident, $claim:ident = $value:literal, $end:ident, $remedy:literal;)*) => {
+        /// Every cause that this verifier gives.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[expect(missing_docs, reason = "each row says what it means")]
+        pub enum Code { $($name),* }
+
+        impl Code {
+            /// All of them, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The row of the table.
+            #[must_use]
+            pub const fn row(self) -> Row {
+                match self {
+                    $(Self::$name => Row {
+                        code: $code,
+                        verdict: Verdict::$verdict,
+                        claim: (Claim::$claim, $value),
+                        end: End::$end,
+                        remedy: $remedy,
+                    }),*
+                }
+            }
+        }
+    };
+}
+
+causes! {
+    IdentityUnendorsed: "identity.unendorsed", Warning, InstanceIdentity = 0, FreshEvidence,
+        "Nobody has said which product this device is. Approve it with `verifier approve ID --product P`.";
+    IdentityRevoked: "identity.revoked", Contraindicated, InstanceIdentity = 97, Operator,
+        "An operator shut this device out. If that is over, approve it again.";
+    HardwareSoftwareTpm: "hardware.software-tpm", Warning, Hardware = 32, FreshEvidence,
+        "The TPM is a program: whoever runs it can make it say anything. Use a hardware or firmware TPM.";
+    NeverSeen: "never-seen", Unknown, InstanceIdentity = 0, FreshEvidence,
+        "The device is enrolled, but has sent no evidence yet. Check that its attester runs and reaches the broker.";
+    Overdue: "overdue", Unknown, InstanceIdentity = 0, FreshEvidence,
+        "The last verdict has expired without new evidence. Check power, network and the attester.";
+    LogIncomplete: "log.incomplete", Unknown, Executables = 0, FreshEvidence,
+        "A log does not reach the quoted PCR values yet. The device is asked for the rest; if this stays, its log was lost: reboot it.";
+    LogMismatch: "log.mismatch", Contraindicated, Executables = 99, Boot,
+        "A log contradicts what the TPM quoted: it was changed, cut or reordered, or something else extended the PCR. Reboot; if it returns, examine the device.";
+    ReferenceNone: "reference.none", Unknown, Executables = 0, FreshEvidence,
+        "There are no signed reference values for this product. Put a release into the verifier's `reference_values` folder.";
+    BootPcrMismatch: "boot.pcr-mismatch", Contraindicated, Configuration = 96, Boot,
+        "Firmware, boot loader, kernel or command line differ from every signed release. If it was an update, sign its release; else reinstall.";
+    BootUnprotected: "boot.unprotected", Warning, Configuration = 36, FreshEvidence,
+        "Nothing measured shows that modules are signed, the kernel locked down and kexec off or measured, so boot measurements may be outlived. Enforce these and measure them.";
+    PolicyClaimMissing: "policy.claim-missing", Warning, Configuration = 0, FreshEvidence,
+        "Policy requires a claim that could not be made, for want of evidence or reference values.";
+    RuntimeUnknownExecutable: "runtime.unknown-executable", Contraindicated, Executables = 96, Boot,
+        "A program ran that no signed release lists. If it belongs there, sign a release with it; else find out how it came, and reboot.";
+    RuntimeFromMemory: "runtime.from-memory", Contraindicated, Executables = 96, Boot,
+        "Code ran from memory that has no file, and no signed release lists it: the mark of an implant. Examine the device, then reboot.";
+    RuntimeTextChanged: "runtime.text-changed", Contraindicated, Executables = 96, Boot,
+        "Program text in memory differs from its file. Examine the device, then reboot.";
+    RuntimeUnmeasured: "runtime.unmeasured", Warning, Executables = 33, Boot,
+        "Something ran that the attester could not measure. See the detail for why, then reboot.";
+    RuntimeUnanchored: "runtime.unanchored", Warning, Executables = 0, FreshEvidence,
+        "Nothing before the attester vouches for the attester, so its runtime log shows only what it chose to show. Put it into a measured initrd, a verity root, or under IMA.";
+    ImaNoTpm: "ima.no-tpm", Warning, Executables = 33, Boot,
+        "The kernel's IMA list exists but was never extended into the TPM: the TPM driver came too late. Build it into the kernel.";
+    ImaViolation: "ima.violation", Warning, Executables = 33, Boot,
+        "A file was open for writing while it was measured, so its measurement says nothing.";
+    ReleaseStale: "release.stale", Warning, Executables = 33, FreshEvidence,
+        "The release that the device runs is past its retirement. Update the device.";
+}
+
+impl Code {
+    /// From the stable code.
+    #[must_use]
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|known| known.row().code == code)
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.row().code)
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = String::deserialize(deserializer)?;
+        Self::from_code(&code).ok_or_else(|| D::Error::custom(format!("unknown cause {code}")))
+    }
+}
+
+/// One cause of one device's verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// Which.
+    pub code: Code,
+    /// What and where.
+    pub detail: String,
+    /// Since when, seconds since 1970.
+    pub first_seen: UnixSeconds,
+    /// When it was last shown, seconds since 1970.
+    pub last_seen: UnixSeconds,
+}
+
+/// `docs/causes.md`, as the table says it.
+#[must_use]
+pub fn document() -> String {
+    use std::fmt::Write as _;
+    let mut out = String::from(
+        "# Causes\n\nEvery verdict but `affirmed` names its causes by stable code. This page is made from the table in the code; a test \
+         holds them equal.\n`claim` is the AR4SI claim that the cause lowers, with its value (0: the claim is not made); `end` says what \
+         ends it: `boot` (a fresh boot that does not\nshow it), `operator` (an operator's approval after remedy), `fresh evidence` (the \
+         next evidence that does not show it). Policy may tolerate a cause by name.\n\n| code | verdict | claim | end | meaning and remedy |\n|---|---|---|---|---|\n",
+    );
+    for code in Code::ALL {
+        let Row { code, verdict, claim: (claim, value), end, remedy } = code.row();
+        let _ = writeln!(out, "| `{code}` | {verdict} | {} {value} | {} | {remedy} |", claim.name(), end.name());
+    }
+    out
+}

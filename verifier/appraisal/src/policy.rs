@@ -1,0 +1,181 @@
+//! What a verifier asks for. A policy is text (TOML), read strictly; every field has a safe default.
+
+use evidence::result::Claim;
+use serde::Deserialize;
+
+use crate::{UnixSeconds, cause::Code};
+
+/// A policy in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Name that results carry.
+    pub id: String,
+    /// How long a verdict holds after the challenge was issued, seconds.
+    pub validity: u64,
+    /// What an executable that no release lists leads to.
+    pub unlisted: Unlisted,
+    /// Claims without which a verdict is at most a warning.
+    pub require: Vec<Claim>,
+    tolerated: Vec<Tolerance>,
+}
+
+/// What an unlisted executable leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unlisted {
+    /// It contradicts (default).
+    Contraindicated,
+    /// It is worth a warning.
+    Warning,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tolerance {
+    cause: Code,
+    why: String,
+    until: UnixSeconds,
+}
+
+/// A policy that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Not the expected TOML; the message has line and column.
+    #[error("{0}")]
+    Toml(String),
+    /// A name that does not exist.
+    #[error("policy: {place}: there is no {kind} named `{name}`; see docs/causes.md and docs/policy.md")]
+    UnknownName {
+        /// Field.
+        place: &'static str,
+        /// What was expected.
+        kind: &'static str,
+        /// What was written.
+        name: String,
+    },
+    /// A date that is none.
+    #[error("policy: tolerate: `until = {0}` is not a date such as 2027-01-31 or 2027-01-31T00:00:00Z")]
+    Date(String),
+    /// A value out of its range.
+    #[error("policy: `{0}` must be between {1} and {2}")]
+    Range(&'static str, u64, u64),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    id: String,
+    validity_seconds: u64,
+    unlisted: Unlisted,
+    require: Vec<String>,
+    tolerate: Vec<WrittenTolerance>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenTolerance {
+    cause: String,
+    why: String,
+    until: toml::value::Datetime,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            id: "default".into(),
+            validity_seconds: 2 * 3600,
+            unlisted: Unlisted::Contraindicated,
+            require: [Claim::InstanceIdentity, Claim::Executables, Claim::Configuration]
+                .map(|claim| claim.name().to_owned())
+                .to_vec(),
+            tolerate: Vec::new(),
+        }
+    }
+}
+
+impl Policy {
+    /// Longest validity of a verdict, seconds: 31 days.
+    pub const MAX_VALIDITY: u64 = 31 * 24 * 3600;
+
+    /// Reads a policy.
+    ///
+    /// # Errors
+    /// [`PolicyError`] says which line or name is wrong.
+    pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
+        let written: Written = toml::from_str(text).map_err(|error| PolicyError::Toml(error.to_string()))?;
+        if !(1..=Self::MAX_VALIDITY).contains(&written.validity_seconds) {
+            return Err(PolicyError::Range("validity_seconds", 1, Self::MAX_VALIDITY));
+        }
+        let require = written.require.into_iter().map(claim).collect::<Result<_, _>>()?;
+        let tolerated = written.tolerate.into_iter().map(tolerance).collect::<Result<_, _>>()?;
+        Ok(Self { id: written.id, validity: written.validity_seconds, unlisted: written.unlisted, require, tolerated })
+    }
+
+    /// Whether `cause` is tolerated at `now`, and why.
+    #[must_use]
+    pub fn tolerates(&self, cause: Code, now: UnixSeconds) -> Option<&str> {
+        self.tolerated.iter().find(|t| t.cause == cause && now < t.until).map(|t| t.why.as_str())
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let Written { id, validity_seconds, unlisted, .. } = Written::default();
+        let require = vec![Claim::InstanceIdentity, Claim::Executables, Claim::Configuration];
+        Self { id, validity: validity_seconds, unlisted, require, tolerated: Vec::new() }
+    }
+}
+
+fn claim(name: String) -> Result<Claim, PolicyError> {
+    let known = Claim::ALL.into_iter().find(|claim| claim.name() == name);
+    known.ok_or(PolicyError::UnknownName { place: "require", kind: "claim", name })
+}
+
+fn tolerance(written: WrittenTolerance) -> Result<Tolerance, PolicyError> {
+    let WrittenTolerance { cause, why, until } = written;
+    let unknown = || PolicyError::UnknownName { place: "tolerate", kind: "cause", name: cause.clone() };
+    Ok(Tolerance { cause: Code::from_code(&cause).ok_or_else(unknown)?, why, until: instant(&until)? })
+}
+
+/// A date counts from its first second, UTC.
+fn instant(date: &toml::value::Datetime) -> Result<UnixSeconds, PolicyError> {
+    let text = date.to_string();
+    let full = if date.time.is_none() { format!("{text}T00:00:00Z") } else { text.clone() };
+    let parsed = full.parse::<jiff::Timestamp>().map_err(|_| PolicyError::Date(text.clone()))?;
+    u64::try_from(parsed.as_second()).map_err(|_| PolicyError::Date(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_policy_is_the_empty_file() {
+        assert_eq!(Policy::from_toml("").unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn a_tolerance_ends_at_its_date() {
+        let policy = Policy::from_toml(
+            "[[tolerate]]\ncause = \"hardware.software-tpm\"\nwhy = \"tests\"\nuntil = 2027-01-01\n",
+        )
+        .unwrap();
+        let end = 1_798_761_600;
+        assert_eq!(policy.tolerates(Code::HardwareSoftwareTpm, end - 1), Some("tests"));
+        assert_eq!(policy.tolerates(Code::HardwareSoftwareTpm, end), None);
+        assert_eq!(policy.tolerates(Code::LogMismatch, end - 1), None);
+    }
+
+    #[test]
+    fn what_is_misspelt_is_refused_by_name() {
+        for bad in [
+            "unlisted = \"never\"",
+            "tolerat = []",
+            "require = [\"identity\"]",
+            "validity_seconds = 0",
+            "[[tolerate]]\ncause = \"x.y\"\nwhy = \"\"\nuntil = 2027-01-01",
+            "[[tolerate]]\ncause = \"overdue\"\nwhy = \"\"\nuntil = 07:32:00",
+        ] {
+            assert!(Policy::from_toml(bad).is_err(), "{bad}");
+        }
+    }
+}
