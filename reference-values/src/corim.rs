@@ -201,7 +201,9 @@ struct Measured {
 
 fn decode_triples(items: &mut Items<'_>) -> Result<(String, Measured), Unreadable> {
     if items.map()? != 1 {
-        return Err(items.malformed("triples-map holds other than reference-triples, which alone are supported").into());
+        return Err(items
+            .malformed("triples-map holds other than reference-triples, which alone are supported")
+            .into());
     }
     let key = items.key("triples-map")?;
     if key.number != 0 {
@@ -327,8 +329,7 @@ mod tests {
     };
 
     fn release() -> Release {
-        let files =
-            (0..3).map(|i| Executable { digest: [i; 32], path: format!("/usr/bin/{i}") }).collect::<Vec<_>>();
+        let files = (0..3).map(|i| Executable { digest: [i; 32], path: format!("/usr/bin/{i}") }).collect::<Vec<_>>();
         let boots = vec![
             BootPcrs::new([(0, [1; 32]), (7, [2; 32])].into()).unwrap(),
             BootPcrs::new([(0, [3; 32])].into()).unwrap(),
@@ -368,7 +369,10 @@ mod tests {
         out.uint(1).array(1).tag(506).bytes(&encode_comid(&release));
         out.uint(2).array(0).uint(3).tag(32).text(PROFILE);
         let error = Release::decode(&out.finish()).unwrap_err();
-        assert!(matches!(error, Unreadable::Unsupported { place: "corim-map", ref item, .. } if item == "key 2"), "{error}");
+        assert!(
+            matches!(error, Unreadable::Unsupported { place: "corim-map", ref item, .. } if item == "key 2"),
+            "{error}"
+        );
     }
 
     #[test]

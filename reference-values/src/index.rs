@@ -421,7 +421,8 @@ mod tests {
         for i in 0..1100 {
             for product in ["a", "b"] {
                 let found = index.product(product).unwrap().executable(&digest(i)).unwrap_or_default();
-                let found = found.iter().map(|&id| index.release(id).unwrap()).map(|entry| (entry.product(), entry.name()));
+                let found =
+                    found.iter().map(|&id| index.release(id).unwrap()).map(|entry| (entry.product(), entry.name()));
                 let listed = all.iter().filter(|(owner, .., files)| *owner == product && files.contains(&i));
                 assert!(found.eq(listed.map(|(product, name, ..)| (*product, *name))), "{product} {i}");
             }
@@ -460,7 +461,8 @@ mod tests {
     #[test]
     fn an_older_set_is_refused() {
         let key = new_key();
-        let build = |sequence| ReferenceIndex::build(vec![verified_by(&key, release("a", "1", sequence, 0..5))]).unwrap();
+        let build =
+            |sequence| ReferenceIndex::build(vec![verified_by(&key, release("a", "1", sequence, 0..5))]).unwrap();
         let seen = build(5).sequences();
         assert_eq!(build(5).check_not_older(&seen), Ok(()));
         assert!(matches!(build(4).check_not_older(&seen), Err(Unusable::Older { seen: 5, offered: 4, .. })));

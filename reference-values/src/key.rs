@@ -114,8 +114,8 @@ impl SigningKey {
     /// # Errors
     /// [`Unsignable::Crypto`] where `random` fails.
     pub fn generate(random: &dyn SecureRandom) -> Result<Zeroizing<String>, Unsignable> {
-        let der = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, random)
-            .map_err(|_| Unsignable::Crypto)?;
+        let der =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, random).map_err(|_| Unsignable::Crypto)?;
         Ok(Zeroizing::new(pem_of("PRIVATE KEY", der.as_ref())))
     }
 

@@ -3,13 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evidence::pcr::{PROFILE_PCRS, PcrValues};
+use evidence::{
+    eventlog::Replay,
+    pcr::{HashAlgorithm, PROFILE_PCRS, PcrValues},
+};
 use thiserror::Error;
 
 use crate::limits::{MAX_BOOTS, MAX_EXECUTABLES, MAX_NAME, MAX_PATH};
 
 /// PCRs that grow while the system runs: IMA's list (10) and the runtime log (14). A boot cannot fix their value.
 const RUNTIME_PCRS: [u8; 2] = [10, 14];
+/// PCR 0 to 9 belong to firmware and boot loader, as IMA's boot_aggregate has it.
+const LAST_BOOT_PCR: u8 = 9;
 
 /// What a release cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -33,6 +38,9 @@ pub enum Invalid {
     /// A PCR that a boot cannot fix.
     #[error("a boot cannot fix PCR {0}: only PCR 0 to 15 without 10 and 14 stay still after boot")]
     Pcr(u64),
+    /// A boot log without the bank that is quoted.
+    #[error("the boot log has no SHA-256 measurements, and only SHA-256 PCRs are quoted")]
+    NoSha256,
     /// Nothing measured.
     #[error("the release holds neither an executable nor a boot")]
     Empty,
@@ -73,6 +81,27 @@ impl BootPcrs {
             None if pcrs.is_empty() => Err(Invalid::Empty),
             None => Ok(Self(pcrs)),
         }
+    }
+
+    /// What a replayed boot log fixes: every PCR that it extends, and zero for those of PCR 0 to 9 that it leaves
+    /// alone, because firmware and loader could have extended them and did not. PCR 11 to 13 and 15 belong to the
+    /// system that boots (systemd-stub, then user space), so without an entry nothing is said of them.
+    ///
+    /// # Errors
+    /// [`Invalid::NoSha256`] where the log has no SHA-256 bank.
+    pub fn from_replay(replay: &Replay) -> Result<Self, Invalid> {
+        if replay.banks.get(&HashAlgorithm::Sha256).is_none_or(BTreeMap::is_empty) {
+            return Err(Invalid::NoSha256);
+        }
+        let fixed = (0..16_u8).filter(|&index| Self::may_hold(index.into()));
+        Self::new(
+            fixed
+                .filter_map(|index| {
+                    let unused = (index <= LAST_BOOT_PCR).then_some([0; 32]);
+                    Some((index, replay.sha256(index.into()).or(unused)?))
+                })
+                .collect(),
+        )
     }
 
     /// Whether a boot can fix this PCR.

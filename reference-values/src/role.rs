@@ -42,9 +42,8 @@ impl FromStr for Role {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|role| role.name() == name)
-            .ok_or_else(|| format!("{name:?} is no role; one of manufacturer, importer, distributor, operator is expected"))
+        Self::ALL.into_iter().find(|role| role.name() == name).ok_or_else(|| {
+            format!("{name:?} is no role; one of manufacturer, importer, distributor, operator is expected")
+        })
     }
 }

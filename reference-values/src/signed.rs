@@ -5,7 +5,7 @@
 //! counts where the trust file says the same.
 
 use coset::{
-    CborSerializable, CoseSign1, CoseSign1Builder, ContentType, Header, HeaderBuilder, Label, ProtectedHeader,
+    CborSerializable, ContentType, CoseSign1, CoseSign1Builder, Header, HeaderBuilder, Label, ProtectedHeader,
     TaggedCborSerializable, cbor::value::Value, iana,
 };
 use evidence::{Malformed, pcr::sha256};
@@ -97,7 +97,8 @@ fn key_and_role(header: &Header) -> Option<(KeyId, Role)> {
     if header.content_type != Some(ContentType::Text(CONTENT_TYPE.into())) {
         return None;
     }
-    let meta = header.rest.iter().find(|(label, _)| *label == Label::Int(CORIM_META)).and_then(|(_, v)| v.as_bytes())?;
+    let meta =
+        header.rest.iter().find(|(label, _)| *label == Label::Int(CORIM_META)).and_then(|(_, v)| v.as_bytes())?;
     let mut items = Items::new("corim-meta", meta).ok()?;
     items.map().ok()?;
     items.uint().ok()?;
@@ -233,9 +234,13 @@ fn verify_one(
     let (key, stated) = (*key, *stated);
     let trusted = trust.find(key).ok_or(NotTrusted::UntrustedKey { key, stated })?;
     let name = || trusted.name.clone();
-    cose.verify_detached_signature(corim, &[], |signature, message| {
-        if trusted.key.verifies(message, signature) { Ok(()) } else { Err(()) }
-    })
+    cose.verify_detached_signature(
+        corim,
+        &[],
+        |signature, message| {
+            if trusted.key.verifies(message, signature) { Ok(()) } else { Err(()) }
+        },
+    )
     .map_err(|()| NotTrusted::BadSignature { name: name(), key })?;
     if trusted.role != stated {
         return Err(NotTrusted::WrongRole { name: name(), stated, trusted: trusted.role });
@@ -445,10 +450,8 @@ pub(crate) mod tests {
         assert!(SignedRelease::recognises(&bytes));
         let file = SignedRelease::decode(&bytes).unwrap();
         let both = file.sign(&importer, Role::Importer, &SystemRandom::new()).unwrap().encode();
-        let trust = trusting([
-            signer(&maker, Role::Manufacturer, "*", None),
-            signer(&importer, Role::Importer, "*", None),
-        ]);
+        let trust =
+            trusting([signer(&maker, Role::Manufacturer, "*", None), signer(&importer, Role::Importer, "*", None)]);
         assert_eq!(SignedRelease::decode(&both).unwrap().verify(&trust, 0).unwrap().signers().len(), 2);
     }
 

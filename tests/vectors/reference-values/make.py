@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Makes the files of this folder, the same ones each time: an implementation of docs/reference-values.cddl that shares
+no code with the product. Needs the Python package `cryptography`. Test keys only."""
+
+import hashlib
+import json
+import pathlib
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+HERE = pathlib.Path(__file__).parent
+PROFILE = "tag:countersign.example,2026:release#1"
+
+
+class Tag:
+    def __init__(self, number, value):
+        self.number, self.value = number, value
+
+
+def head(major, n):
+    for info, size in ((24, 1), (25, 2), (26, 4), (27, 8)):
+        if n < 24:
+            return bytes([major << 5 | n])
+        if n < 1 << 8 * size:
+            return bytes([major << 5 | info]) + n.to_bytes(size, "big")
+    raise ValueError(n)
+
+
+def cbor(value):
+    if value is None:
+        return b"\xf6"
+    if isinstance(value, int):
+        return head(0, value) if value >= 0 else head(1, -1 - value)
+    if isinstance(value, bytes):
+        return head(2, len(value)) + value
+    if isinstance(value, str):
+        return head(3, len(value.encode())) + value.encode()
+    if isinstance(value, list):
+        return head(4, len(value)) + b"".join(map(cbor, value))
+    if isinstance(value, dict):
+        pairs = sorted((cbor(key), cbor(item)) for key, item in value.items())
+        return head(5, len(pairs)) + b"".join(key + item for key, item in pairs)
+    if isinstance(value, Tag):
+        return head(6, value.number) + cbor(value.value)
+    raise TypeError(value)
+
+
+class Key:
+    def __init__(self, scalar):
+        self.private = ec.derive_private_key(scalar, ec.SECP256R1())
+        public = self.private.public_key()
+        der, pem = serialization.Encoding.DER, serialization.Encoding.PEM
+        spki = serialization.PublicFormat.SubjectPublicKeyInfo
+        self.id = hashlib.sha256(public.public_bytes(der, spki)).digest()
+        self.pem = public.public_bytes(pem, spki).decode()
+
+    def sign1(self, corim, role, attached=False, extra=None):
+        header = {1: -7, 3: "application/rim+cbor", 4: self.id, 8: cbor({0: {0: role}})} | (extra or {})
+        protected = cbor(header)
+        message = cbor(["Signature1", protected, b"", corim])
+        algorithm = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+        r, s = decode_dss_signature(self.private.sign(message, algorithm))
+        signature = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+        return cbor(Tag(18, [protected, {}, corim if attached else None, signature]))
+
+
+def digest(value):
+    return [[1, value]]
+
+
+def corim(change_corim=None, change_comid=None, values=None):
+    name = "acme/gateway@4.2.0"
+    files = sorted((hashlib.sha256(path.encode()).digest(), path) for path in ("/usr/bin/gateway", "/usr/lib/libgw.so"))
+    measurements = [{0: "boot", 1: {14: {0: digest(b"\x11" * 32), 4: digest(b"\x22" * 32), 7: digest(b"\x33" * 32)}}}]
+    measurements += [{0: "executable", 1: {2: digest(value), 11: path} | (values or {})} for value, path in files]
+    comid = {1: {0: name, 1: 42}, 4: {0: [[{0: {1: "acme", 2: "gateway"}}, measurements]]}} | (change_comid or {})
+    body = {
+        0: name,
+        1: [Tag(506, cbor(comid))],
+        3: Tag(32, PROFILE),
+        4: {0: Tag(1, 1790000000), 1: Tag(1, 4000000000)},
+    }
+    return cbor(Tag(501, body | (change_corim or {})))
+
+
+def bundle(payload, *signatures):
+    return cbor(["countersign-release", payload, list(signatures)])
+
+
+maker, importer, late, elsewhere, stranger = (Key(n) for n in (11, 12, 13, 14, 15))
+TRUST = [
+    ("Acme Gateways", "manufacturer", maker, ["acme/*"], None),
+    ("Ports and Co", "importer", importer, ["*"], "2099-01-01T00:00:00Z"),
+    ("Formerly trusted", "distributor", late, ["*"], "2020-01-01T00:00:00Z"),
+    ("Other fleet", "operator", elsewhere, ["other/*"], None),
+]
+good = corim()
+by_maker = maker.sign1(good, "manufacturer")
+forged = bytearray(by_maker)
+forged[-1] ^= 1
+FILES = {
+    "one-signer.signed": (bundle(good, by_maker), 0, ""),
+    "two-signers.signed": (bundle(good, by_maker, importer.sign1(good, "importer")), 0, ""),
+    "attached.signed": (maker.sign1(good, "manufacturer", attached=True), 0, ""),
+    "unsigned.corim": (good, 6, "not signed"),
+    "bad-signature.signed": (bundle(good, bytes(forged)), 6, "does not hold"),
+    "moved-signature.signed": (bundle(corim({4: {1: Tag(1, 4000000001)}}), by_maker), 6, "does not hold"),
+    "untrusted.signed": (bundle(good, by_maker, stranger.sign1(good, "importer")), 6, "untrusted key"),
+    "wrong-role.signed": (bundle(good, maker.sign1(good, "importer")), 6, "wrong role"),
+    "expired-signer.signed": (bundle(good, late.sign1(good, "distributor")), 6, "ended"),
+    "other-product.signed": (bundle(good, elsewhere.sign1(good, "operator")), 6, "not trusted for the product"),
+    "signed-twice.signed": (bundle(good, by_maker, by_maker), 6, "one key signed twice"),
+    "more-in-header.signed": (bundle(good, maker.sign1(good, "manufacturer", extra={99: 1})), 6, "protected header"),
+    "dependent-rims.signed": (maker.sign1(corim({2: []}), "manufacturer", True), 6, "corim-map holds key 2"),
+    "linked-tags.signed": (maker.sign1(corim(change_comid={3: []}), "manufacturer", True), 6, "concise-mid-tag holds key 3"),
+    "masked-value.signed": (maker.sign1(corim(values={5: b"\0"}), "manufacturer", True), 6, "its digest and its path"),
+    "other-profile.signed": (maker.sign1(corim({3: Tag(32, "tag:x,2026:y")}), "manufacturer", True), 6, "profile"),
+    "trailing-byte.signed": (bundle(good, by_maker) + b"\0", 6, "bytes follow the end"),
+    "truncated.signed": (bundle(good, by_maker)[:-1], 6, "malformed"),
+    "nested.signed": (b"\x81" * 1000 + b"\0", 6, "nested too deeply"),
+}
+
+(HERE / "trust").mkdir(exist_ok=True)
+entries = []
+for name, role, key, products, not_after in TRUST:
+    end = f"not-after = {not_after}\n" if not_after else ""
+    entries.append(
+        f'[[signer]]\nname = "{name}"\nrole = "{role}"\nproducts = {json.dumps(products)}\n{end}key = """\n{key.pem}"""\n'
+    )
+(HERE / "trust" / "trust.toml").write_text("\n".join(entries))
+for name, (content, _, _) in FILES.items():
+    (HERE / name).write_bytes(content)
+expected = {name: {"exit": code, "message": message} for name, (_, code, message) in FILES.items()}
+(HERE / "expected.json").write_text(json.dumps(expected, indent=2) + "\n")
