@@ -275,7 +275,7 @@ fn read_entry<'a>(reader: &mut Reader<'a>, digest_length: usize, index: usize) -
 fn fields<'a>(template: &str, data: &'a [u8]) -> Result<Fields<'a>, Malformed> {
     let mut fields = Fields::default();
     let format = template_fields(template);
-    if !format.split('|').all(is_field) {
+    if format == template && !format.split('|').all(is_field) {
         return Ok(fields);
     }
     let mut reader = Reader::new(WHAT, data);
