@@ -361,8 +361,7 @@ impl<'de> Deserialize<'de> for Down {
                 let answer = match seq.next_element::<u8>()?.ok_or_else(short)? {
                     1 => Answer::Credentials(seq.next_element()?.ok_or_else(short)?),
                     2 => {
-                        let (id, certificate, approved): (&Bytes, _, _) =
-                            seq.next_element()?.ok_or_else(short)?;
+                        let (id, certificate, approved): (&Bytes, _, _) = seq.next_element()?.ok_or_else(short)?;
                         let device = (**id).try_into().map(DeviceId).map_err(|_| A::Error::custom("id"))?;
                         Answer::Outcome(Outcome::Enrolled { device, certificate, approved })
                     }

@@ -5,13 +5,19 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
-    deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::arithmetic_side_effects)
+    deny(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects
+    )
 )]
 
 pub mod cbor;
+pub mod challenge;
 pub mod claims;
 pub mod cose;
-pub mod challenge;
 pub mod enrolment;
 pub mod envelope;
 pub mod error;

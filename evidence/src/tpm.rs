@@ -211,15 +211,16 @@ impl AkPublic {
     /// # Errors
     /// [`Malformed`] where it cannot be read, or differs from the profile's template by a bit.
     pub fn read(bytes: &[u8]) -> Result<Self, Malformed> {
-        let off_template =
-            || Malformed { what: "AK public area", at: 0, why: "differs from the profile's template for attestation keys" };
+        let off_template = || Malformed {
+            what: "AK public area",
+            at: 0,
+            why: "differs from the profile's template for attestation keys",
+        };
         let area = without_size(bytes);
         let PublicKey::Ecc { x, y, .. } = Public::read(area)?.key else { return Err(off_template()) };
         // TPMs may leave out leading zeros; the Name is over the area as the TPM holds it, so only full size counts.
-        let point = P256Point {
-            x: x.try_into().map_err(|_| off_template())?,
-            y: y.try_into().map_err(|_| off_template())?,
-        };
+        let point =
+            P256Point { x: x.try_into().map_err(|_| off_template())?, y: y.try_into().map_err(|_| off_template())? };
         if ak_public_area(&point) != area {
             return Err(off_template());
         }

@@ -94,7 +94,11 @@ pub fn seal<T: Serialize, E>(
 ///
 /// # Errors
 /// [`NotFromVerifier`] names the first check that fails.
-pub fn open<T: DeserializeOwned + Serialize>(purpose: Purpose, key: &P256Point, message: &[u8]) -> Result<T, NotFromVerifier> {
+pub fn open<T: DeserializeOwned + Serialize>(
+    purpose: Purpose,
+    key: &P256Point,
+    message: &[u8],
+) -> Result<T, NotFromVerifier> {
     let sign1 = Sign1::decode("verifier's message", message)?;
     if sign1.protected != purpose.protected(&VerifierKeyId::of(key)) || !sign1.attachments.is_empty() {
         return Err(NotFromVerifier::Header);

@@ -1,3 +1,5 @@
 //! What end-to-end tests, adversaries and benchmarks share: software TPMs and simulated devices.
 
+pub mod judge;
+pub mod software;
 pub mod swtpm;

@@ -211,7 +211,10 @@ fn judge_boot(
         BootMatch::Releases(names) => {
             claims.vector.set(Claim::Configuration, 2);
             claims.boot_releases = names;
-            causes.add(Code::BootUnprotected, "module signatures, lockdown and kexec are not shown by a measured command line");
+            causes.add(
+                Code::BootUnprotected,
+                "module signatures, lockdown and kexec are not shown by a measured command line",
+            );
         }
         BootMatch::Mismatch { release, pcrs } => {
             claims.vector.set(Claim::Configuration, 2);

@@ -56,7 +56,9 @@ pub(crate) fn aggregate_is_of_this_boot(entry: &ima::Entry<'_>, pcrs: &PcrValues
     let Some(digest) = entry.fields.digest.filter(|digest| digest.algorithm == HashAlgorithm::Sha256.name()) else {
         return true;
     };
-    [8, 10].into_iter().any(|count| pcrs.all().get(..count).is_some_and(|set| sha256(set.as_flattened()) == digest.bytes))
+    [8, 10]
+        .into_iter()
+        .any(|count| pcrs.all().get(..count).is_some_and(|set| sha256(set.as_flattened()) == digest.bytes))
 }
 
 /// What reference values say of a boot.

@@ -155,10 +155,9 @@ mod tests {
 
     #[test]
     fn a_tolerance_ends_at_its_date() {
-        let policy = Policy::from_toml(
-            "[[tolerate]]\ncause = \"hardware.software-tpm\"\nwhy = \"tests\"\nuntil = 2027-01-01\n",
-        )
-        .unwrap();
+        let policy =
+            Policy::from_toml("[[tolerate]]\ncause = \"hardware.software-tpm\"\nwhy = \"tests\"\nuntil = 2027-01-01\n")
+                .unwrap();
         let end = 1_798_761_600;
         assert_eq!(policy.tolerates(Code::HardwareSoftwareTpm, end - 1), Some("tests"));
         assert_eq!(policy.tolerates(Code::HardwareSoftwareTpm, end), None);

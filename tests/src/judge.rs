@@ -1,0 +1,164 @@
+//! A verifier's judgement without its service: challenge, verify, appraise, remember. For adversaries and benchmarks.
+
+use appraisal::{
+    Appraisal, ChallengeKey, DeviceState, EkClass, Files, Fresh, Input, MeasuredFile, Policy, Stale, Standing,
+};
+use evidence::{
+    Malformed, Refused,
+    claims::Nonce,
+    envelope::{DeviceKeys, Envelope},
+    verifier_message::VerifierKeyId,
+};
+use reference_values::{
+    BootPcrs, Executable, ReferenceIndex, Release, Role, SignedRelease, SigningKey, Trust, TrustedSigner,
+};
+use ring::rand::SystemRandom;
+
+/// Product that the releases of tests are for.
+pub const PRODUCT: &str = "acme/router";
+
+/// Why a message was not judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotJudged {
+    /// Cannot be read.
+    Malformed(Malformed),
+    /// A check does not hold.
+    Refused(Refused),
+    /// Not fresh.
+    Stale(Stale),
+}
+
+/// One verifier with one device.
+pub struct Judge {
+    /// Its secret for challenges.
+    pub challenges: ChallengeKey,
+    /// Its key.
+    pub verifier: VerifierKeyId,
+    /// What it has registered.
+    pub keys: DeviceKeys,
+    /// What it knows of the device beside evidence.
+    pub standing: Standing,
+    /// What the last evidence left behind.
+    pub state: Option<DeviceState>,
+    /// Files of this boot.
+    pub files: Vec<MeasuredFile>,
+    /// Signed reference values.
+    pub references: ReferenceIndex,
+    /// Its policy.
+    pub policy: Policy,
+    /// Its clock.
+    pub now: u64,
+    drawn: u64,
+}
+
+impl Judge {
+    /// A verifier that has enrolled the device with a hardware TPM, and approved it into [`PRODUCT`].
+    #[must_use]
+    pub fn new(keys: DeviceKeys, references: ReferenceIndex) -> Self {
+        Self {
+            challenges: ChallengeKey::new(&[42; 32]),
+            verifier: VerifierKeyId([1; 32]),
+            keys,
+            standing: Standing { ek_class: EkClass::Hardware, product: Some(PRODUCT.into()), revoked: None },
+            state: None,
+            files: Vec::new(),
+            references,
+            policy: host_policy(),
+            now: 1_800_000_000,
+            drawn: 0,
+        }
+    }
+
+    /// A challenge for the device.
+    pub fn challenge(&mut self) -> Nonce {
+        self.drawn += 1;
+        self.challenges.issue(&self.verifier, &self.keys.device, self.drawn.to_be_bytes(), self.now)
+    }
+
+    /// Bytes to appraisal, without remembering it.
+    ///
+    /// # Errors
+    /// [`NotJudged`] says at which step.
+    pub fn appraise(&self, message: &[u8]) -> Result<Appraisal, NotJudged> {
+        let envelope = Envelope::decode(message).map_err(NotJudged::Malformed)?;
+        let authentic = envelope.verify(&self.keys).map_err(NotJudged::Refused)?;
+        let last = self.state.as_ref().map(|state| &state.last);
+        let fresh =
+            Fresh::check(authentic, &self.challenges, &self.verifier, last, self.now).map_err(NotJudged::Stale)?;
+        let changed = self.state.as_ref().is_some_and(|state| state.references != *self.references.id());
+        Ok(appraisal::appraise(Input {
+            evidence: &fresh,
+            standing: &self.standing,
+            state: self.state.as_ref(),
+            files: if changed { Files::All(&self.files) } else { Files::Unchanged },
+            references: &self.references,
+            policy: &self.policy,
+            now: self.now,
+        }))
+    }
+
+    /// Appraises and remembers.
+    ///
+    /// # Errors
+    /// [`NotJudged`] says at which step; nothing is remembered then.
+    pub fn take(&mut self, message: &[u8]) -> Result<Appraisal, NotJudged> {
+        let appraisal = self.appraise(message)?;
+        if appraisal.new_boot {
+            self.files.clear();
+        }
+        self.files.extend(appraisal.new_files.iter().cloned());
+        self.state = Some(appraisal.state.clone());
+        Ok(appraisal)
+    }
+}
+
+/// What a device on one host cannot have: the policy of tests and of the demo.
+///
+/// # Panics
+/// Never: the text is fixed.
+#[must_use]
+pub fn host_policy() -> Policy {
+    let tolerate = |cause: &str| format!("[[tolerate]]\ncause = \"{cause}\"\nwhy = \"one host\"\nuntil = 2100-01-01\n");
+    let causes = ["runtime.unanchored", "boot.unprotected", "hardware.software-tpm"];
+    Policy::from_toml(&causes.map(tolerate).concat()).expect("a policy")
+}
+
+/// Signed reference values of one release: `executables` by digest, and one boot.
+///
+/// # Panics
+/// Where the system has no randomness.
+#[must_use]
+pub fn references(release: &str, executables: &[(&str, [u8; 32])], boot: &[(u8, [u8; 32])]) -> ReferenceIndex {
+    index(vec![signed(release, executables, boot)])
+}
+
+/// One signed release with the trust that its signer has.
+#[must_use]
+pub fn signed(release: &str, executables: &[(&str, [u8; 32])], boot: &[(u8, [u8; 32])]) -> (SignedRelease, Trust) {
+    let random = SystemRandom::new();
+    let executables =
+        executables.iter().map(|(path, digest)| Executable { digest: *digest, path: (*path).to_owned() }).collect();
+    let boots =
+        if boot.is_empty() { vec![] } else { vec![BootPcrs::new(boot.iter().copied().collect()).expect("PCRs")] };
+    let release = Release::new(PRODUCT, release, 1, executables, boots).expect("a release");
+    let key = SigningKey::from_pem(&SigningKey::generate(&random).expect("randomness")).expect("own key");
+    let signed = SignedRelease::unsigned(release).sign(&key, Role::Manufacturer, &random).expect("signs");
+    let mut trust = Trust::default();
+    trust
+        .add(TrustedSigner {
+            name: "ACME".into(),
+            role: Role::Manufacturer,
+            key: key.public().clone(),
+            products: vec!["*".into()],
+            not_after: None,
+        })
+        .expect("one signer");
+    (signed, trust)
+}
+
+/// Verified and compiled.
+#[must_use]
+pub fn index(releases: Vec<(SignedRelease, Trust)>) -> ReferenceIndex {
+    let verified = releases.into_iter().map(|(signed, trust)| signed.verify(&trust, 1_800_000_000).expect("trusted"));
+    ReferenceIndex::build(verified.collect()).expect("an index")
+}
