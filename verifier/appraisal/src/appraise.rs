@@ -13,7 +13,7 @@ use crate::{
     cause::{Cause, Code},
     freshness::{Fresh, Last},
     policy::{Policy, Unlisted},
-    runtime::{self, Reach},
+    runtime::{self, Reach, Replay},
     state::{BootState, DeviceState, EkClass, Finding, MeasuredFile, Standing},
     verdict::Verdict,
 };
@@ -120,9 +120,11 @@ fn measure(input: &Input<'_>, boot: &mut BootState, files: &mut Vec<MeasuredFile
         return Measured { pcrs: None, runtime: Reach::Short, ima: Reach::Short };
     };
     boot.set_pcrs(&pcrs);
-    boot::take_log(evidence, &pcrs, boot, input.now);
-    let runtime = runtime::take_log(evidence, &pcrs, boot, files, input.now);
-    let ima = runtime::take_ima(evidence, &pcrs, boot, files, input.now);
+    let runtime_pcr = input.policy.runtime_pcr;
+    boot::take_log(evidence, &pcrs, boot, runtime_pcr, input.now);
+    let mut replay = Replay { pcrs: &pcrs, runtime_pcr, boot, files, now: input.now };
+    let runtime = runtime::take_log(evidence, &mut replay);
+    let ima = runtime::take_ima(evidence, &mut replay);
     Measured { pcrs: Some(pcrs), runtime, ima }
 }
 

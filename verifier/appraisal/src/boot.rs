@@ -6,7 +6,6 @@ use evidence::{
     eventlog::EventLog,
     ima,
     pcr::{HashAlgorithm, PcrValues, sha256},
-    runtime_log,
 };
 use reference_values::{ProductRef, ReleaseEntry};
 
@@ -21,9 +20,15 @@ use crate::{
 const BOOT_PCRS: std::ops::RangeInclusive<u8> = 0..=9;
 
 /// Takes in a boot log, where one is attached: it counts only if it replays to the quoted PCRs.
-pub(crate) fn take_log(evidence: &Authentic, pcrs: &PcrValues, boot: &mut BootState, now: UnixSeconds) {
+pub(crate) fn take_log(
+    evidence: &Authentic,
+    pcrs: &PcrValues,
+    boot: &mut BootState,
+    runtime_pcr: u8,
+    now: UnixSeconds,
+) {
     let Some(attachment) = evidence.attachment(LogKind::Boot) else { return };
-    match replay(attachment, pcrs) {
+    match replay(attachment, pcrs, runtime_pcr) {
         Ok(facts) => {
             if boot.boot_log.as_ref() != Some(&facts) && boot.runtime.next == 0 {
                 boot.runtime = Track::from_start(facts.runtime_start);
@@ -34,7 +39,7 @@ pub(crate) fn take_log(evidence: &Authentic, pcrs: &PcrValues, boot: &mut BootSt
     }
 }
 
-fn replay(attachment: &Attachment, pcrs: &PcrValues) -> Result<BootLogFacts, String> {
+fn replay(attachment: &Attachment, pcrs: &PcrValues, runtime_pcr: u8) -> Result<BootLogFacts, String> {
     let log = EventLog::read(&attachment.bytes).map_err(|error| error.to_string())?;
     let replay = log.replay(Some(HashAlgorithm::Sha256)).map_err(|error| error.to_string())?;
     for pcr in BOOT_PCRS {
@@ -47,7 +52,7 @@ fn replay(attachment: &Attachment, pcrs: &PcrValues) -> Result<BootLogFacts, Str
     Ok(BootLogFacts {
         digest: sha256(&attachment.bytes),
         events: u64::try_from(replay.events).unwrap_or(u64::MAX),
-        runtime_start: replay.sha256(runtime_log::DEFAULT_PCR).unwrap_or([0; 32]),
+        runtime_start: replay.sha256(u32::from(runtime_pcr)).unwrap_or([0; 32]),
     })
 }
 

@@ -14,6 +14,8 @@ pub struct Policy {
     pub validity: u64,
     /// What an executable that no release lists leads to.
     pub unlisted: Unlisted,
+    /// PCR that attesters extend with their runtime log, 12 to 15.
+    pub runtime_pcr: u8,
     /// Claims without which a verdict is at most a warning.
     pub require: Vec<Claim>,
     tolerated: Vec<Tolerance>,
@@ -60,12 +62,15 @@ pub enum PolicyError {
     Range(&'static str, u64, u64),
 }
 
+const DEFAULT_REQUIRE: [Claim; 3] = [Claim::InstanceIdentity, Claim::Executables, Claim::Configuration];
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Written {
     id: String,
     validity_seconds: u64,
     unlisted: Unlisted,
+    runtime_pcr: u8,
     require: Vec<String>,
     tolerate: Vec<WrittenTolerance>,
 }
@@ -84,9 +89,8 @@ impl Default for Written {
             id: "default".into(),
             validity_seconds: 2 * 3600,
             unlisted: Unlisted::Contraindicated,
-            require: [Claim::InstanceIdentity, Claim::Executables, Claim::Configuration]
-                .map(|claim| claim.name().to_owned())
-                .to_vec(),
+            runtime_pcr: 14,
+            require: DEFAULT_REQUIRE.map(|claim| claim.name().to_owned()).to_vec(),
             tolerate: Vec::new(),
         }
     }
@@ -105,9 +109,10 @@ impl Policy {
         if !(1..=Self::MAX_VALIDITY).contains(&written.validity_seconds) {
             return Err(PolicyError::Range("validity_seconds", 1, Self::MAX_VALIDITY));
         }
-        let require = written.require.into_iter().map(claim).collect::<Result<_, _>>()?;
-        let tolerated = written.tolerate.into_iter().map(tolerance).collect::<Result<_, _>>()?;
-        Ok(Self { id: written.id, validity: written.validity_seconds, unlisted: written.unlisted, require, tolerated })
+        if !(12..=15).contains(&written.runtime_pcr) {
+            return Err(PolicyError::Range("runtime_pcr", 12, 15));
+        }
+        written.into_policy()
     }
 
     /// Whether `cause` is tolerated at `now`, and why.
@@ -119,9 +124,24 @@ impl Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        let Written { id, validity_seconds, unlisted, .. } = Written::default();
-        let require = vec![Claim::InstanceIdentity, Claim::Executables, Claim::Configuration];
-        Self { id, validity: validity_seconds, unlisted, require, tolerated: Vec::new() }
+        let Written { id, validity_seconds, unlisted, runtime_pcr, .. } = Written::default();
+        Self {
+            id,
+            validity: validity_seconds,
+            unlisted,
+            runtime_pcr,
+            require: DEFAULT_REQUIRE.to_vec(),
+            tolerated: vec![],
+        }
+    }
+}
+
+impl Written {
+    fn into_policy(self) -> Result<Policy, PolicyError> {
+        let Self { id, validity_seconds, unlisted, runtime_pcr, require, tolerate } = self;
+        let require = require.into_iter().map(claim).collect::<Result<_, _>>()?;
+        let tolerated = tolerate.into_iter().map(tolerance).collect::<Result<_, _>>()?;
+        Ok(Policy { id, validity: validity_seconds, unlisted, runtime_pcr, require, tolerated })
     }
 }
 

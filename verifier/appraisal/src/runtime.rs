@@ -26,29 +26,43 @@ pub(crate) enum Reach {
     Unused,
 }
 
+/// What a log is replayed into.
+pub(crate) struct Replay<'a> {
+    /// The quoted PCR values.
+    pub(crate) pcrs: &'a PcrValues,
+    /// PCR of the runtime log.
+    pub(crate) runtime_pcr: u8,
+    /// What is held of this boot.
+    pub(crate) boot: &'a mut BootState,
+    /// Files reported by this message.
+    pub(crate) files: &'a mut Vec<MeasuredFile>,
+    /// Now.
+    pub(crate) now: UnixSeconds,
+}
+
 /// Takes in a segment of the runtime log. The quote was made under the same lock as the log was written, so the match
 /// is exact: an entry beyond the quote contradicts as much as one that is missing.
-pub(crate) fn take_log(
-    evidence: &Authentic,
-    pcrs: &PcrValues,
-    boot: &mut BootState,
-    files: &mut Vec<MeasuredFile>,
-    now: UnixSeconds,
-) -> Reach {
-    let target = pcrs.get(runtime_log::DEFAULT_PCR as usize).copied().unwrap_or_default();
-    let start = boot.boot_log.as_ref().map_or([0; 32], |log| log.runtime_start);
+pub(crate) fn take_log(evidence: &Authentic, into: &mut Replay<'_>) -> Reach {
+    let target = into.pcrs.get(usize::from(into.runtime_pcr)).copied().unwrap_or_default();
+    let start = into.boot.boot_log.as_ref().map_or([0; 32], |log| log.runtime_start);
     if let Some(segment) = evidence.attachment(LogKind::Runtime)
-        && let Some(mut track) = continues(&boot.runtime, segment, start)
+        && let Some(track) = continues(&into.boot.runtime, segment, start)
     {
-        match replay_segment(&mut track, segment, &target, boot, files, now) {
-            Ok(()) => boot.runtime = track,
-            Err(contradiction) => boot.find(Code::LogMismatch, format!("runtime log: {contradiction}"), now),
+        match replay_segment(track, segment, &target, into) {
+            Ok(track) => into.boot.runtime = track,
+            Err(contradiction) => into.find(Code::LogMismatch, format!("runtime log: {contradiction}")),
         }
-    } else if boot.runtime.value != target {
+    } else if into.boot.runtime.value != target {
         // The device believes that more is held here than is: it learns so, and sends all of it again.
-        boot.runtime = Track::from_start(start);
+        into.boot.runtime = Track::from_start(start);
     }
-    reach(&boot.runtime, &target, &start)
+    reach(&into.boot.runtime, &target, &start)
+}
+
+impl Replay<'_> {
+    fn find(&mut self, code: Code, detail: String) {
+        self.boot.find(code, detail, self.now);
+    }
 }
 
 fn reach(track: &Track, target: &[u8; 32], start: &[u8; 32]) -> Reach {
@@ -69,14 +83,12 @@ fn continues(held: &Track, segment: &Attachment, start: [u8; 32]) -> Option<Trac
 }
 
 fn replay_segment(
-    track: &mut Track,
+    mut track: Track,
     segment: &Attachment,
     target: &[u8; 32],
-    boot: &mut BootState,
-    files: &mut Vec<MeasuredFile>,
-    now: UnixSeconds,
-) -> Result<(), String> {
-    let mut entries = runtime_log::entries(&segment.bytes, runtime_log::DEFAULT_PCR, track.next);
+    into: &mut Replay<'_>,
+) -> Result<Track, String> {
+    let mut entries = runtime_log::entries(&segment.bytes, u32::from(into.runtime_pcr), track.next);
     let mut passed_quote = false;
     while let Some((entry, digest)) = entries.measured().transpose().map_err(|error| error.to_string())? {
         if passed_quote {
@@ -85,88 +97,80 @@ fn replay_segment(
         track.value = extend_sha256(&track.value, &digest);
         track.next = track.next.saturating_add(1);
         passed_quote = track.value == *target;
-        take_entry(&entry, boot, files, now);
+        into.take_entry(&entry);
     }
     if track.next.checked_sub(segment.first) == Some(segment.count) {
-        Ok(())
+        Ok(track)
     } else {
         Err("it holds another number of entries than was signed for".into())
     }
 }
 
-fn take_entry(entry: &runtime_log::Entry<'_>, boot: &mut BootState, files: &mut Vec<MeasuredFile>, now: UnixSeconds) {
-    let path = printable(entry.path);
-    match entry.kind {
-        Kind::Executable | Kind::MappedFile | Kind::DeletedFile | Kind::MemoryOnly => {
-            files.push(MeasuredFile { digest: entry.digest, path, kind: entry.kind.name().to_owned() });
+impl Replay<'_> {
+    fn take_entry(&mut self, entry: &runtime_log::Entry<'_>) {
+        let path = printable(entry.path);
+        match entry.kind {
+            Kind::Executable | Kind::MappedFile | Kind::DeletedFile | Kind::MemoryOnly => {
+                self.files.push(MeasuredFile { digest: entry.digest, path, kind: entry.kind.name().to_owned() });
+            }
+            Kind::Unmeasured => self.find(Code::RuntimeUnmeasured, path),
+            Kind::Overflow => self.find(Code::RuntimeUnmeasured, format!("{} events were lost", entry.size)),
+            Kind::AnonymousMemory => self.find(Code::RuntimeFromMemory, format!("{path} (memory without a file)")),
+            Kind::TextChanged => self.find(Code::RuntimeTextChanged, path),
         }
-        Kind::Unmeasured => boot.find(Code::RuntimeUnmeasured, path, now),
-        Kind::Overflow => boot.find(Code::RuntimeUnmeasured, format!("{} events were lost", entry.size), now),
-        Kind::AnonymousMemory => boot.find(Code::RuntimeFromMemory, format!("{path} (memory without a file)"), now),
-        Kind::TextChanged => boot.find(Code::RuntimeTextChanged, path, now),
     }
 }
 
 /// Takes in a segment of IMA's list. The quote was made before the list was read, so the list may be ahead: the
 /// shortest prefix that leads to the quote counts, the rest is neither judged nor acknowledged.
-pub(crate) fn take_ima(
-    evidence: &Authentic,
-    pcrs: &PcrValues,
-    boot: &mut BootState,
-    files: &mut Vec<MeasuredFile>,
-    now: UnixSeconds,
-) -> Reach {
-    let target = pcrs.get(ima::DEFAULT_PCR as usize).copied().unwrap_or_default();
-    let segment = evidence.attachment(LogKind::Ima);
-    if let Some(segment) = segment
-        && let Some(track) = continues(&boot.ima, segment, [0; 32])
+pub(crate) fn take_ima(evidence: &Authentic, into: &mut Replay<'_>) -> Reach {
+    let target = into.pcrs.get(ima::DEFAULT_PCR as usize).copied().unwrap_or_default();
+    if let Some(segment) = evidence.attachment(LogKind::Ima)
+        && let Some(track) = continues(&into.boot.ima, segment, [0; 32])
     {
         if target == [0; 32] && segment.count > 0 {
-            boot.find(Code::ImaNoTpm, "PCR 10 is zero while the list has entries".into(), now);
+            into.find(Code::ImaNoTpm, "PCR 10 is zero while the list has entries".into());
             return Reach::Unused;
         }
-        match replay_ima(track, segment, pcrs, &target, boot, files, now) {
-            Ok(track) => boot.ima = track,
-            Err(contradiction) => boot.find(Code::LogMismatch, format!("IMA list: {contradiction}"), now),
+        match replay_ima(track, segment, &target, into) {
+            Ok(track) => into.boot.ima = track,
+            Err(contradiction) => into.find(Code::LogMismatch, format!("IMA list: {contradiction}")),
         }
-    } else if boot.ima.value != target {
-        boot.ima = Track::from_start([0; 32]);
+    } else if into.boot.ima.value != target {
+        into.boot.ima = Track::from_start([0; 32]);
     }
-    reach(&boot.ima, &target, &[0; 32])
+    reach(&into.boot.ima, &target, &[0; 32])
 }
 
-fn replay_ima(
-    track: Track,
-    segment: &Attachment,
-    pcrs: &PcrValues,
-    target: &[u8; 32],
-    boot: &mut BootState,
-    files: &mut Vec<MeasuredFile>,
-    now: UnixSeconds,
-) -> Result<Track, String> {
+fn replay_ima(track: Track, segment: &Attachment, target: &[u8; 32], into: &mut Replay<'_>) -> Result<Track, String> {
     let prefix = ima::shortest_prefix(&segment.bytes, ima::DEFAULT_PCR, &track.value, target)
         .map_err(|error| error.to_string())?;
     for entry in ima::entries(&segment.bytes).take(prefix.entries) {
-        let entry = entry.map_err(|error| error.to_string())?;
-        if entry.template_digest_holds() == Some(false) {
-            return Err(format!("entry {} does not hash to its template digest", entry.index));
-        }
+        into.take_ima_entry(&entry.map_err(|error| error.to_string())?)?;
+    }
+    let entries = u64::try_from(prefix.entries).unwrap_or(u64::MAX);
+    Ok(Track { next: track.next.saturating_add(entries), value: prefix.value })
+}
+
+impl Replay<'_> {
+    fn take_ima_entry(&mut self, entry: &ima::Entry<'_>) -> Result<(), String> {
         let path = printable(entry.fields.path);
         if entry.is_violation() {
-            boot.find(Code::ImaViolation, path, now);
+            self.find(Code::ImaViolation, path);
+        } else if entry.template_digest_holds() == Some(false) {
+            return Err(format!("entry {} does not hash to its template digest", entry.index));
         } else if entry.fields.path == b"boot_aggregate" {
-            if !boot::aggregate_is_of_this_boot(&entry, pcrs) {
+            if !boot::aggregate_is_of_this_boot(entry, self.pcrs) {
                 return Err("its boot_aggregate is of another boot".into());
             }
         } else if let Some(digest) = entry.fields.digest {
             match digest.bytes.try_into() {
-                Ok(digest) => files.push(MeasuredFile { digest, path, kind: "ima".into() }),
-                Err(_) => boot.find(Code::RuntimeUnmeasured, format!("{path}: digest is not SHA-256"), now),
+                Ok(digest) => self.files.push(MeasuredFile { digest, path, kind: "ima".into() }),
+                Err(_) => self.find(Code::RuntimeUnmeasured, format!("{path}: digest is not SHA-256")),
             }
         }
+        Ok(())
     }
-    let entries = u64::try_from(prefix.entries).unwrap_or(u64::MAX);
-    Ok(Track { next: track.next.saturating_add(entries), value: prefix.value })
 }
 
 /// Holds files against the releases of a product, and narrows down which release this is.
