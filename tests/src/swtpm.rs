@@ -6,7 +6,8 @@
 
 use std::{
     fs,
-    os::unix::net::UnixStream,
+    hash::{BuildHasher as _, RandomState},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -18,6 +19,10 @@ use tempfile::TempDir;
 
 /// How long swtpm may take to listen: it needs milliseconds, a machine under load a little more.
 const LISTENS_WITHIN: Duration = Duration::from_secs(20);
+/// Where ports are drawn from: below those that the kernel hands out for outgoing connections.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// How many pairs of ports are tried: on a machine that runs tests a few hundred are taken.
+const PORT_TRIES: usize = 64;
 
 /// A running software TPM.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct Swtpm {
     pub roots: Vec<PathBuf>,
     /// DER EK certificates as they are in NV: RSA-2048 (0x01C00002), then ECC P-384 (0x01C00016).
     pub ek_certificates: Vec<PathBuf>,
+    /// Commands; the next port is the control channel's, where libtss2 looks for it.
+    port: u16,
     process: Option<Child>,
     dir: TempDir,
 }
@@ -49,20 +56,25 @@ impl Swtpm {
     /// # Errors
     /// Where `swtpm` or `swtpm-tools` are missing, or refuse.
     pub fn try_start() -> Result<Self> {
-        // Short, since a path of a Unix socket has 107 bytes at most.
         let dir = tempfile::Builder::new().prefix("swtpm-").tempdir().context("cannot make a folder for the TPM")?;
         let ca_dir = dir.path().join("ca");
         let config = write_ca_config(&ca_dir)?;
         manufacture(dir.path(), &config)?;
-        let tcti = format!("swtpm:path={}", socket(dir.path()).display());
         let roots = ["issuercert.pem", "swtpm-localca-rootca-cert.pem"].map(|name| ca_dir.join(name)).to_vec();
         let ek_certificates = ["ek-rsa2048.crt", "ek-secp384r1.crt"].map(|name| dir.path().join(name)).to_vec();
-        let mut tpm = Self { tcti, ca_dir, roots, ek_certificates, process: None, dir };
-        tpm.power_on()?;
-        Ok(tpm)
+        let mut tpm = Self { tcti: String::new(), ca_dir, roots, ek_certificates, port: 0, process: None, dir };
+        for _ in 0..PORT_TRIES {
+            tpm.port = draw_port();
+            tpm.tcti = format!("swtpm:host=127.0.0.1,port={}", tpm.port);
+            // Another program may take a port between the look and the use of it.
+            if is_free(tpm.port) && is_free(tpm.port + 1) && tpm.power_on().is_ok() {
+                return Ok(tpm);
+            }
+        }
+        tpm.power_on().map(|()| tpm)
     }
 
-    /// Folder of the TPM, removed with it; sockets, state and CA are in it, and a test may put its files there.
+    /// Folder of the TPM, removed with it; state and CA are in it, and a test may put its files there.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -87,35 +99,31 @@ impl Swtpm {
     }
 
     fn power_on(&mut self) -> Result<()> {
-        let (data, control) = (socket(self.dir.path()), control_socket(self.dir.path()));
-        for left_behind in [&data, &control] {
-            drop(fs::remove_file(left_behind));
-        }
         let process = Command::new("swtpm")
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .arg("--tpmstate")
             .arg(format!("dir={}", state(self.dir.path()).display()))
             .arg("--server")
-            .arg(format!("type=unixio,path={}", data.display()))
+            .arg(format!("type=tcp,bindaddr=127.0.0.1,port={}", self.port))
             .arg("--ctrl")
-            .arg(format!("type=unixio,path={}", control.display()))
+            .arg(format!("type=tcp,bindaddr=127.0.0.1,port={}", self.port + 1))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start swtpm; Debian: apt-get install swtpm")?;
         self.process = Some(process);
-        self.wait_until_listening(&data)?;
-        self.wait_until_listening(&control)
+        self.wait_until_listening(self.port)?;
+        self.wait_until_listening(self.port + 1)
     }
 
-    fn wait_until_listening(&mut self, path: &Path) -> Result<()> {
+    fn wait_until_listening(&mut self, port: u16) -> Result<()> {
         let deadline = Instant::now() + LISTENS_WITHIN;
-        while UnixStream::connect(path).is_err() {
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             if let Some(status) = self.process.as_mut().map(Child::try_wait).transpose()?.flatten() {
-                bail!("swtpm ended with {status} before it listened on {}", path.display());
+                bail!("swtpm ended with {status} before it listened on port {port}");
             }
-            ensure!(Instant::now() < deadline, "swtpm does not listen on {}", path.display());
+            ensure!(Instant::now() < deadline, "swtpm does not listen on port {port}");
             thread::sleep(Duration::from_millis(5));
         }
         Ok(())
@@ -128,13 +136,13 @@ impl Drop for Swtpm {
     }
 }
 
-fn socket(dir: &Path) -> PathBuf {
-    dir.join("tpm")
+fn draw_port() -> u16 {
+    let draw = RandomState::new().hash_one(()) % u64::from(PORTS.end - PORTS.start);
+    PORTS.start + u16::try_from(draw).unwrap_or(0)
 }
 
-/// Where libtss2's swtpm TCTI looks for the control channel.
-fn control_socket(dir: &Path) -> PathBuf {
-    dir.join("tpm.ctrl")
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 fn state(dir: &Path) -> PathBuf {
@@ -200,7 +208,7 @@ mod tests {
         let mut tpm = Swtpm::start();
         tpm.power_cycle().unwrap();
         let folder = tpm.dir().to_owned();
-        assert!(UnixStream::connect(socket(&folder)).is_ok());
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, tpm.port)).is_ok());
         assert!(tpm.roots.iter().chain(&tpm.ek_certificates).all(|file| file.is_file()));
         drop(tpm);
         assert!(!folder.exists());
