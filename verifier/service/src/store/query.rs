@@ -1,0 +1,365 @@
+//! Questions about devices and the fleet. What expiry and revocation do to a verdict is decided here, at the instant
+//! of the question: no row has to change for it.
+
+use appraisal::{Cause, Code, DeviceState, MeasuredFile, UnixSeconds, Verdict};
+use evidence::{
+    claims::DeviceId,
+    result::{Claim, TrustVector},
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params, types::Value};
+
+use super::{
+    Detail, Filter, FleetCounts, HistoryRow, Page, Sql, Store, StoreError, Summary, What, damaged, decode, registry,
+    signed, unsigned, verdict_from, verdict_number,
+};
+use crate::limits::{DEFAULT_PAGE, MAX_FILES, MAX_HISTORY, MAX_PAGE};
+
+impl Store {
+    /// State that the last accepted evidence of a device left behind.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn state(&self, device: DeviceId) -> Result<Option<DeviceState>, StoreError> {
+        let sql = "SELECT s.state FROM device d JOIN device_state s ON s.device = d.n WHERE d.id = ?1";
+        self.read(|c| blob(c, sql, device)?.map(|bytes| decode("device state", &bytes)).transpose())
+    }
+
+    /// Files reported in the present boot of a device: all of them.
+    ///
+    /// # Errors
+    /// [`StoreError`] where they could not be read.
+    pub fn files(&self, device: DeviceId) -> Result<Vec<MeasuredFile>, StoreError> {
+        self.read(|c| files(c, device, MAX_FILES))
+    }
+
+    /// The signed result of the last accepted evidence.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn result(&self, device: DeviceId) -> Result<Option<Vec<u8>>, StoreError> {
+        let sql = "SELECT s.result FROM device d JOIN device_state s ON s.device = d.n WHERE d.id = ?1";
+        self.read(|c| blob(c, sql, device))
+    }
+
+    /// The last accepted evidence, without attachments.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn evidence(&self, device: DeviceId) -> Result<Option<Vec<u8>>, StoreError> {
+        let sql = "SELECT s.evidence FROM device d JOIN device_state s ON s.device = d.n WHERE d.id = ?1";
+        self.read(|c| blob(c, sql, device))
+    }
+
+    /// Devices that match, as they stand at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`] where they could not be read.
+    pub fn devices(&self, filter: &Filter, now: UnixSeconds) -> Result<Page, StoreError> {
+        self.read(|c| in_one_view(c, |c| page(c, filter, now)))
+    }
+
+    /// One device as it stands at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn device(&self, device: DeviceId, now: UnixSeconds) -> Result<Option<Detail>, StoreError> {
+        self.read(|c| in_one_view(c, |c| detail(c, device, now)))
+    }
+
+    /// What became of a device, oldest first: at most the newest [`MAX_HISTORY`] entries that evidence made, and what
+    /// operators did.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn history(&self, device: DeviceId, now: UnixSeconds) -> Result<Vec<HistoryRow>, StoreError> {
+        self.read(|c| in_one_view(c, |c| history(c, device, now)))
+    }
+
+    /// How many devices stand how at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`] where they could not be counted.
+    pub fn fleet(&self, now: UnixSeconds) -> Result<FleetCounts, StoreError> {
+        self.read(|c| counts(c, now))
+    }
+}
+
+/// Several statements that see one state of the database.
+fn in_one_view<T>(c: &Connection, query: impl FnOnce(&Connection) -> Sql<T>) -> Sql<T> {
+    let view = c.unchecked_transaction()?;
+    query(&view)
+}
+
+fn blob(c: &Connection, sql: &str, device: DeviceId) -> Sql<Option<Vec<u8>>> {
+    c.prepare_cached(sql)?.query_row([device.0], |row| row.get(0)).optional()
+}
+
+/// Columns that [`Stored::read`] reads.
+const STORED: &str = "SELECT d.id, d.product, s.state, r.first_seen, r.revoked_why, r.revoked_at FROM device d \
+                      JOIN registration r ON r.device = d.n LEFT JOIN device_state s ON s.device = d.n ";
+
+/// A device's rows.
+struct Stored {
+    id: DeviceId,
+    product: Option<String>,
+    state: Option<DeviceState>,
+    first_seen: UnixSeconds,
+    revoked: Option<(String, UnixSeconds)>,
+}
+
+impl Stored {
+    fn read(row: &Row<'_>) -> Sql<Self> {
+        let state: Option<Vec<u8>> = row.get(2)?;
+        let why: Option<String> = row.get(4)?;
+        let at: Option<i64> = row.get(5)?;
+        Ok(Self {
+            id: DeviceId(row.get(0)?),
+            product: row.get(1)?,
+            state: state.map(|bytes| decode("device state", &bytes)).transpose()?,
+            first_seen: unsigned(row.get(3)?),
+            revoked: why.map(|why| (why, unsigned(at.unwrap_or(0)))),
+        })
+    }
+
+    /// Verdict and causes at `now`.
+    fn at(&self, now: UnixSeconds) -> (Verdict, Vec<Cause>) {
+        let (mut verdict, mut causes) = self.state.as_ref().map_or_else(
+            || {
+                let detail = "no evidence since it was enrolled".to_owned();
+                let never = Cause { code: Code::NeverSeen, detail, first_seen: self.first_seen, last_seen: now };
+                (Verdict::Unknown, vec![never])
+            },
+            |state| state.at(now),
+        );
+        if let Some((why, at)) = &self.revoked {
+            verdict = Verdict::Contraindicated;
+            if !causes.iter().any(|cause| cause.code == Code::IdentityRevoked) {
+                let revoked =
+                    Cause { code: Code::IdentityRevoked, detail: why.clone(), first_seen: *at, last_seen: now };
+                causes.insert(0, revoked);
+            }
+        }
+        (verdict, causes)
+    }
+
+    /// Claims at `now`: an expired verdict claims nothing.
+    fn claims(&self, now: UnixSeconds) -> TrustVector {
+        let standing = self.state.as_ref().filter(|state| now < state.expires);
+        let mut vector = standing.map(|state| state.vector).unwrap_or_default();
+        if self.revoked.is_some() {
+            vector.set(Claim::InstanceIdentity, Code::IdentityRevoked.row().claim.1);
+        }
+        vector
+    }
+
+    fn summary(self, now: UnixSeconds) -> Summary {
+        let (verdict, causes) = self.at(now);
+        let Self { id, product, state, .. } = self;
+        let state = state.as_ref();
+        Summary {
+            id,
+            verdict,
+            expires: state.map(|state| state.expires),
+            last_evidence: state.map(|state| state.judged),
+            last_check: state.map(|state| state.last_check),
+            product,
+            release: state.and_then(|state| state.release.clone()),
+            causes,
+            tolerated: state.map(|state| state.tolerated.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+fn stored(c: &Connection, device: DeviceId) -> Sql<Option<Stored>> {
+    let mut select = c.prepare_cached(&format!("{STORED} WHERE d.id = ?1"))?;
+    select.query_row([device.0], Stored::read).optional()
+}
+
+pub(super) fn summary(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Summary>> {
+    Ok(stored(c, device)?.map(|stored| stored.summary(now)))
+}
+
+fn detail(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Detail>> {
+    let Some(stored) = stored(c, device)? else { return Ok(None) };
+    let Some(registration) = registry::registration(c, device)? else { return Ok(None) };
+    let sql = "SELECT m.files FROM device d JOIN mset m ON m.n = d.mset WHERE d.id = ?1";
+    let count: Option<i64> = c.prepare_cached(sql)?.query_row([device.0], |row| row.get(0)).optional()?;
+    Ok(Some(Detail {
+        claims: stored.claims(now),
+        registration,
+        running: files(c, device, MAX_PAGE)?,
+        files: unsigned(count.unwrap_or(0)),
+        firmware_version: stored.state.as_ref().map(|state| state.firmware_version),
+        attester_version: stored.state.as_ref().map(|state| state.attester_version.clone()),
+        summary: stored.summary(now),
+    }))
+}
+
+fn files(c: &Connection, device: DeviceId, limit: usize) -> Sql<Vec<MeasuredFile>> {
+    let mut select = c.prepare_cached(
+        "SELECT f.digest, f.path, f.kind FROM device d JOIN mset_file m ON m.mset = d.mset JOIN file f ON f.n = m.file \
+         WHERE d.id = ?1 ORDER BY f.path, f.digest LIMIT ?2",
+    )?;
+    let read = |row: &Row<'_>| Ok(MeasuredFile { digest: row.get(0)?, path: row.get(1)?, kind: row.get(2)? });
+    select.query_map((device.0, signed(limit as u64)), read)?.collect()
+}
+
+/// Conditions of a filter, with what they name.
+struct Conditions {
+    sql: Vec<&'static str>,
+    values: Vec<(&'static str, Value)>,
+}
+
+impl Conditions {
+    fn of(filter: &Filter, now: UnixSeconds) -> Self {
+        let mut all = Self { sql: Vec::new(), values: Vec::new() };
+        if let Some(verdict) = filter.verdict {
+            all.verdict(verdict);
+        }
+        if filter.overdue {
+            all.sql.push("d.judged IS NOT NULL AND d.expires <= :now");
+        }
+        if let Some(digest) = filter.running {
+            all.sql.push(
+                "d.mset IS NOT NULL AND d.mset IN (SELECT m.mset FROM file f JOIN mset_file m ON m.file = f.n \
+                 WHERE f.digest = :running)",
+            );
+            all.values.push((":running", Value::Blob(digest.to_vec())));
+        }
+        if let Some(code) = filter.cause {
+            all.cause(code);
+        }
+        if let Some(product) = &filter.product {
+            all.sql.push("d.product IS NOT NULL AND d.product = :product");
+            all.values.push((":product", Value::Text(product.clone())));
+        }
+        if let Some(release) = &filter.release {
+            all.sql.push("d.release = :release");
+            all.values.push((":release", Value::Text(release.clone())));
+        }
+        if all.sql.iter().any(|sql| sql.contains(":now")) {
+            all.values.push((":now", Value::Integer(signed(now))));
+        }
+        all
+    }
+
+    /// As [`Stored::at`] decides. The planner takes a partial index where its condition stands here word for word.
+    fn verdict(&mut self, verdict: Verdict) {
+        self.sql.push(match verdict {
+            Verdict::Affirmed => "d.revoked = 0 AND d.expires > :now AND d.verdict = :verdict",
+            Verdict::Warning => "d.revoked = 0 AND d.expires > :now AND d.verdict <> 0 AND d.verdict = :verdict",
+            Verdict::Unknown => "d.revoked = 0 AND (d.expires <= :now OR (d.verdict <> 0 AND d.verdict = :verdict))",
+            Verdict::Contraindicated => {
+                "(d.revoked <> 0 OR (d.verdict <> 0 AND d.verdict = :verdict AND d.expires > :now))"
+            }
+        });
+        self.values.push((":verdict", Value::Integer(verdict_number(verdict))));
+    }
+
+    fn cause(&mut self, code: Code) {
+        match code {
+            Code::NeverSeen => self.sql.push("d.judged IS NULL"),
+            Code::Overdue => self.sql.push("d.judged IS NOT NULL AND d.expires <= :now"),
+            Code::IdentityRevoked => self.sql.push(
+                "(d.revoked <> 0 OR d.n IN (SELECT k.device FROM device_cause k WHERE k.code = 'identity.revoked'))",
+            ),
+            _ => {
+                self.sql.push("d.n IN (SELECT k.device FROM device_cause k WHERE k.code = :cause)");
+                self.values.push((":cause", Value::Text(code.row().code.to_owned())));
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        if self.sql.is_empty() { "1".to_owned() } else { self.sql.join(" AND ") }
+    }
+
+    fn parameters(&self) -> Vec<(&str, &dyn ToSql)> {
+        self.values.iter().map(|(name, value)| (*name, value as &dyn ToSql)).collect()
+    }
+}
+
+fn page(c: &Connection, filter: &Filter, now: UnixSeconds) -> Sql<Page> {
+    let conditions = Conditions::of(filter, now);
+    let count = format!("SELECT count(*) FROM device d WHERE {}", conditions.text());
+    let total: i64 = c.prepare_cached(&count)?.query_row(&conditions.parameters()[..], |row| row.get(0))?;
+    let limit = if filter.limit == 0 { DEFAULT_PAGE } else { filter.limit.min(MAX_PAGE) };
+    let after = if filter.after.is_some() { " AND d.id > :after" } else { "" };
+    let sql = format!("{STORED} WHERE {}{after} ORDER BY d.id LIMIT :limit", conditions.text());
+    let limit_and_one = signed(limit as u64) + 1;
+    let mut parameters = conditions.parameters();
+    parameters.push((":limit", &limit_and_one));
+    if let Some(DeviceId(id)) = &filter.after {
+        parameters.push((":after", id));
+    }
+    let mut select = c.prepare_cached(&sql)?;
+    let mut devices: Vec<Summary> =
+        select.query_map(&parameters[..], |row| Ok(Stored::read(row)?.summary(now)))?.collect::<Sql<_>>()?;
+    let more = devices.len() > limit;
+    devices.truncate(limit);
+    let next = devices.last().filter(|_| more).map(|device| device.id);
+    Ok(Page { devices, total: unsigned(total), next })
+}
+
+fn history(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Vec<HistoryRow>> {
+    let mut select = c.prepare_cached(
+        "SELECT h.at, h.what, h.verdict, h.previous, h.causes, h.release, h.evidence, h.note FROM device d \
+         JOIN history h ON h.device = d.n WHERE d.id = ?1 ORDER BY h.n DESC LIMIT ?2",
+    )?;
+    // Twice the bound: operators' entries are not counted in it.
+    let newest_first = select.query_map((device.0, i64::from(MAX_HISTORY) * 2), history_row)?;
+    let mut rows = newest_first.collect::<Sql<Vec<_>>>()?;
+    rows.reverse();
+    let state = stored(c, device)?.and_then(|stored| stored.state);
+    if let Some(state) = state.filter(|state| state.expires <= now) {
+        let (verdict, causes) = state.at(now);
+        rows.push(HistoryRow {
+            at: state.expires,
+            what: What::Expired,
+            verdict,
+            previous: Some(state.verdict),
+            causes,
+            release: state.release,
+            evidence: None,
+            note: None,
+        });
+        rows.sort_by_key(|row| row.at);
+    }
+    Ok(rows)
+}
+
+fn history_row(row: &Row<'_>) -> Sql<HistoryRow> {
+    let what: String = row.get(1)?;
+    let causes: Vec<u8> = row.get(4)?;
+    Ok(HistoryRow {
+        at: unsigned(row.get(0)?),
+        what: What::from_name(&what).ok_or_else(|| damaged("history", what))?,
+        verdict: verdict_from(row.get(2)?),
+        previous: row.get::<_, Option<i64>>(3)?.map(verdict_from),
+        causes: decode("causes", &causes)?,
+        release: row.get(5)?,
+        evidence: row.get(6)?,
+        note: row.get(7)?,
+    })
+}
+
+fn counts(c: &Connection, now: UnixSeconds) -> Sql<FleetCounts> {
+    let mut select = c.prepare_cached(
+        "SELECT count(*), \
+                count(*) FILTER (WHERE revoked = 0 AND expires > :now AND verdict = 0), \
+                count(*) FILTER (WHERE revoked = 0 AND expires > :now AND verdict = 1), \
+                count(*) FILTER (WHERE revoked = 0 AND (expires <= :now OR verdict = 2)), \
+                count(*) FILTER (WHERE revoked <> 0 OR (expires > :now AND verdict = 3)), \
+                count(*) FILTER (WHERE judged IS NOT NULL AND expires <= :now), \
+                count(*) FILTER (WHERE judged IS NULL) FROM device",
+    )?;
+    select.query_row(named_params! { ":now": signed(now) }, |row| {
+        let count = |column| row.get::<_, i64>(column).map(unsigned);
+        Ok(FleetCounts {
+            total: count(0)?,
+            verdicts: [count(1)?, count(2)?, count(3)?, count(4)?],
+            overdue: count(5)?,
+            never_seen: count(6)?,
+        })
+    })
+}

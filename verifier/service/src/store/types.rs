@@ -1,0 +1,249 @@
+//! What goes into the store and what comes out.
+
+use appraisal::{Appraisal, Cause, Code, EkClass, MeasuredFile, UnixSeconds, Verdict, freshness::Last};
+use evidence::{
+    claims::{DeviceId, Why},
+    result::TrustVector,
+    tpm::AkPublic,
+};
+
+/// A device that has just proved its endorsement keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRegistration {
+    /// Its id.
+    pub device: DeviceId,
+    /// Its attestation key.
+    pub ak: AkPublic,
+    /// SHA-256 of the SubjectPublicKeyInfo of each of its endorsement keys.
+    pub eks: Vec<[u8; 32]>,
+    /// Class of the root that they lead to.
+    pub ek_class: EkClass,
+    /// The TPM's maker, as the certificate names it.
+    pub manufacturer: String,
+    /// Product, where an endorsement says so.
+    pub product: Option<String>,
+    /// When.
+    pub now: UnixSeconds,
+}
+
+/// What registering came to. Only [`Registered::New`] changes anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// It is registered now.
+    New,
+    /// It was, with the same key.
+    Same,
+    /// This id is registered with another attestation key.
+    KeyChanged,
+    /// The attestation key or an endorsement key belongs to another id.
+    KeyElsewhere,
+}
+
+/// What is registered of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Its id.
+    pub device: DeviceId,
+    /// Its attestation key.
+    pub ak: AkPublic,
+    /// SHA-256 of the SubjectPublicKeyInfo of each of its endorsement keys.
+    pub eks: Vec<[u8; 32]>,
+    /// Class of the root that they lead to.
+    pub ek_class: EkClass,
+    /// The TPM's maker.
+    pub manufacturer: String,
+    /// When it was registered.
+    pub first_seen: UnixSeconds,
+    /// Product, by endorsement or an operator's word.
+    pub product: Option<String>,
+    /// Why it is shut out, if it is.
+    pub revoked: Option<String>,
+}
+
+/// A shortened id that names no one device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unresolved {
+    /// Not 8 to 64 lower-case hex digits.
+    #[error("`{0}` is not a device id: give 64 lower-case hex digits, or the first 8 or more of them")]
+    NotAnId(String),
+    /// No device begins with it.
+    #[error("no device is enrolled whose id begins with {0}")]
+    Unknown(String),
+    /// Several do.
+    #[error("{0} begins the ids of several devices: give more digits")]
+    Ambiguous(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] super::StoreError),
+}
+
+/// Judged evidence on its way into the store.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// Whose.
+    pub device: DeviceId,
+    /// The state that it was judged on: the store takes the appraisal only while that is still the state.
+    pub expected: Option<Last>,
+    /// The judgement.
+    pub appraisal: Appraisal,
+    /// The message, without its attachments.
+    pub evidence: Vec<u8>,
+    /// The signed result.
+    pub result: Vec<u8>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// Durable.
+    Done,
+    /// The state has moved since, or the device is not registered: judge again.
+    Lost,
+    /// The device reported more files in this boot than are kept ([`crate::limits::MAX_FILES`]). Nothing changed: as
+    /// files beyond could never be judged again, its verdict is left to expire.
+    TooManyFiles,
+}
+
+/// Which devices.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// With this verdict, as it stands now.
+    pub verdict: Option<Verdict>,
+    /// Whose last verdict has expired.
+    pub overdue: bool,
+    /// On which a file with this SHA-256 runs.
+    pub running: Option<[u8; 32]>,
+    /// With this cause.
+    pub cause: Option<Code>,
+    /// Of this product.
+    pub product: Option<String>,
+    /// On this release.
+    pub release: Option<String>,
+    /// At most so many; 0 is [`crate::limits::DEFAULT_PAGE`], never more than [`crate::limits::MAX_PAGE`].
+    pub limit: usize,
+    /// Those after this one.
+    pub after: Option<DeviceId>,
+}
+
+/// Some devices, in order of their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Them.
+    pub devices: Vec<Summary>,
+    /// How many match in all.
+    pub total: u64,
+    /// The last one, where more follow.
+    pub next: Option<DeviceId>,
+}
+
+/// One device as it stands at an instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Its id.
+    pub id: DeviceId,
+    /// Verdict: expiry and revocation are in it.
+    pub verdict: Verdict,
+    /// When the last verdict ends, or ended.
+    pub expires: Option<UnixSeconds>,
+    /// When evidence was last accepted.
+    pub last_evidence: Option<UnixSeconds>,
+    /// Why the device attested then.
+    pub last_check: Option<Why>,
+    /// Product.
+    pub product: Option<String>,
+    /// Release.
+    pub release: Option<String>,
+    /// Causes.
+    pub causes: Vec<Cause>,
+    /// Causes that policy tolerated.
+    pub tolerated: Vec<Code>,
+}
+
+/// All about one device at an instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detail {
+    /// As in lists.
+    pub summary: Summary,
+    /// Claims; empty where nothing is claimed any more.
+    pub claims: TrustVector,
+    /// What is registered of it.
+    pub registration: Registration,
+    /// Files of its present boot, the first [`crate::limits::MAX_PAGE`] of them in order of their paths.
+    pub running: Vec<MeasuredFile>,
+    /// How many files there are.
+    pub files: u64,
+    /// Firmware version of its TPM.
+    pub firmware_version: Option<u64>,
+    /// Version of its attester, by its own word.
+    pub attester_version: Option<String>,
+}
+
+/// What made an entry of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// It was registered.
+    Enrolled,
+    /// Evidence changed the verdict, its causes or the release.
+    Evidence,
+    /// The verdict expired.
+    Expired,
+    /// An operator admitted it.
+    Approved,
+    /// An operator shut it out.
+    Revoked,
+}
+
+impl What {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Enrolled, Self::Evidence, Self::Expired, Self::Approved, Self::Revoked];
+
+    /// Name in outputs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enrolled => "enrolled",
+            Self::Evidence => "evidence",
+            Self::Expired => "expired",
+            Self::Approved => "approved",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|what| what.name() == name)
+    }
+}
+
+/// One entry of a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRow {
+    /// When.
+    pub at: UnixSeconds,
+    /// What happened.
+    pub what: What,
+    /// Verdict from then on.
+    pub verdict: Verdict,
+    /// Verdict before.
+    pub previous: Option<Verdict>,
+    /// Causes from then on.
+    pub causes: Vec<Cause>,
+    /// Release.
+    pub release: Option<String>,
+    /// Digest of the evidence.
+    pub evidence: Option<[u8; 32]>,
+    /// An operator's words.
+    pub note: Option<String>,
+}
+
+/// How many devices stand how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FleetCounts {
+    /// Enrolled.
+    pub total: u64,
+    /// By verdict, in the order of [`Verdict::ALL`].
+    pub verdicts: [u64; 4],
+    /// Whose verdict has expired.
+    pub overdue: u64,
+    /// That have sent no evidence.
+    pub never_seen: u64,
+}
