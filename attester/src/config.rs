@@ -5,7 +5,7 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -100,8 +100,32 @@ pub enum ConfigError {
     },
 }
 
-/// What the user typed.
-#[derive(Debug, Default, Deserialize)]
+/// A value that is shown nowhere, and wiped when it is dropped.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// The value itself.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Secret {
+    fn from(value: Vec<u8>) -> Self {
+        Self(Zeroizing::new(value))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// What the user typed. Not `Debug`: it holds secrets.
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileConfig {
     tcti: Option<String>,
@@ -146,7 +170,7 @@ pub struct Config {
     /// IMA list, binary.
     pub ima_log: PathBuf,
     /// Authorisation value of the TPM's endorsement hierarchy.
-    pub endorsement_auth: Zeroizing<Vec<u8>>,
+    pub endorsement_auth: Secret,
     /// Which of the TPM's attestation keys.
     pub ak_counter: u32,
     /// PCR of the runtime log.
@@ -354,18 +378,18 @@ fn typed(key: &str, text: &str) -> Result<Value, String> {
 }
 
 /// `hex:…`, or the text itself, as tpm2-tools take it.
-fn auth(typed: Option<Zeroizing<String>>) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
-    let Some(typed) = typed else { return Ok(Zeroizing::default()) };
-    let bytes = Zeroizing::new(match typed.strip_prefix("hex:") {
+fn auth(typed: Option<Zeroizing<String>>) -> Result<Secret, ConfigError> {
+    let Some(typed) = typed else { return Ok(Secret::default()) };
+    let secret = Secret::from(match typed.strip_prefix("hex:") {
         Some(hex) => HEXLOWER_PERMISSIVE
             .decode(hex.as_bytes())
             .map_err(|_| wrong("endorsement_auth", "what follows `hex:` is not hexadecimal"))?,
         None => typed.as_bytes().to_vec(),
     });
-    if bytes.len() > MAX_AUTH {
+    if secret.expose().len() > MAX_AUTH {
         return Err(wrong("endorsement_auth", format!("is longer than {MAX_AUTH} bytes")));
     }
-    Ok(bytes)
+    Ok(secret)
 }
 
 fn broker(typed: FileBroker) -> Result<Broker, ConfigError> {
@@ -454,7 +478,8 @@ mod tests {
             &[],
         )
         .unwrap();
-        assert_eq!(config.endorsement_auth.as_slice(), [0x0A, 0xFF]);
+        assert_eq!(config.endorsement_auth.expose(), [0x0A, 0xFF]);
+        assert!(format!("{config:?}").contains("endorsement_auth: Secret,"), "shown nowhere");
         assert_eq!((config.ak_counter, config.runtime_pcr.index()), (2, 12));
         let broker = config.broker.unwrap();
         assert_eq!((broker.host.as_str(), broker.port), ("::1", 1883));

@@ -272,7 +272,11 @@ impl<'a> Run<'a> {
         let flags = StatxFlags::BASIC_STATS | digest::MNT_ID_UNIQUE;
         // No answer from a server is waited for: opening the file asks it anyway, once.
         let (state, mount) = match statx(self.proc, &found.place, AtFlags::STATX_DONT_SYNC, flags) {
-            Ok(stat) if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile => return None,
+            // Private memory of /dev/zero, a driver's memory: no file that could be measured.
+            Ok(stat) if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile => {
+                self.sweep.anonymous_executable += 1;
+                return None;
+            }
             Ok(stat) => (FileState::from(&stat), digest::mount_id(&stat)),
             Err(Errno::PERM | Errno::ACCESS) => return self.file_by_path(pid, found),
             Err(errno) => return self.gone_or_unreadable(found, errno),

@@ -250,7 +250,37 @@ fn what_crashed_programs_left_in_the_tpm_does_not_stop_the_attester() {
     for n in 0..3 {
         bench.tool("createprimary", &["-C", "o", "-c", &format!("{n}.ctx")]);
     }
-    bench.tpm().quote(&[0; 32]).unwrap();
+    // TPM2_StartAuthSession (TPM 2.0 Part 3 §11.1): a policy session with SHA-256, no salt, nothing bound.
+    let start = [
+        &[0x80, 0x01, 0, 0, 0, 43, 0, 0, 0x01, 0x76, 0x40, 0, 0, 0x07, 0x40, 0, 0, 0x07, 0, 16][..],
+        &[5; 16],
+        &[0, 0, 1, 0, 0x10, 0, 0x0B],
+    ];
+    fs::write(bench.swtpm.dir().join("start"), start.concat()).unwrap();
+    for _ in 0..3 {
+        bench.tool("send", &["-o", "started", "start"]);
+        assert_eq!(fs::read(bench.swtpm.dir().join("started")).unwrap()[6..10], [0; 4], "TPM_RC_SUCCESS");
+    }
+    let mut tpm = bench.tpm();
+    tpm.quote(&[0; 32]).unwrap();
+    let full = tpm.activate_credential(EkKind::Rsa2048, &[1; 68], &[1; 256]).unwrap_err().to_string();
+    assert!(!full.contains("memory") && !full.contains("handles"), "room for a policy session: {full}");
+}
+
+#[test]
+fn a_log_goes_on_from_what_the_boot_left_in_the_pcr() {
+    let bench = Bench::start();
+    let mut tpm = bench.tpm();
+    tpm.extend(PCR, &[8; 32]).unwrap();
+    let start = extend_sha256(&START, &[8; 32]);
+    let mut log = RuntimeLog::open(&bench.state, PCR, start, &mut tpm).unwrap();
+    let mut locked = log.lock(&mut tpm).unwrap();
+    locked.measure(&sweep_of(&["/a"])).unwrap();
+    assert_eq!((locked.problem(), locked.count()), (None, 1));
+    let value = locked.value();
+    assert_eq!(value, extend_sha256(&start, &entry("/a").template_digest(0)));
+    drop(locked);
+    assert_eq!(tpm.pcr(PCR).unwrap(), value);
 }
 
 #[test]
