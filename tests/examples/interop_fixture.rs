@@ -1,0 +1,86 @@
+//! Messages for tests/interop: in goes a folder, into it come `evidence.cose` (three nonces, logs attached, by a software
+//! key) with `ak.tpm2b` and `nonces`, and `result.cose` (a signed attestation result) with `verifier.point`.
+
+use std::{env, fs, ops::Range, path::Path};
+
+use anyhow::{Context as _, Error, Result};
+use devices::software::{Attach, SoftwareDevice};
+use evidence::{
+    claims::{DeviceId, Nonce},
+    pcr::sha256,
+    result::{Acknowledged, AttestationResult, Claim, ResultCause, Tier, TrustVector},
+    tpm::{P256Point, tpm2b},
+    verifier_message::{Purpose, VerifierKeyId, seal},
+};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
+
+fn main() -> Result<()> {
+    let dir = env::args_os().nth(1).context("usage: interop_fixture DIR")?;
+    let dir = Path::new(&dir);
+    fs::create_dir_all(dir)?;
+    let nonces = [[1; 32], [2; 32], [3; 32]];
+    let device = write_evidence(dir, &nonces)?;
+    write_result(dir, device, nonces[1])
+}
+
+fn write_evidence(dir: &Path, nonces: &[Nonce]) -> Result<DeviceId> {
+    let mut device = SoftwareDevice::new();
+    device.run("/usr/bin/true", [5; 32]);
+    fs::write(dir.join("evidence.cose"), device.attest(nonces, Attach::LogsFrom(0)))?;
+    fs::write(dir.join("ak.tpm2b"), tpm2b(&device.keys.ak.area()))?;
+    let nonces: Vec<_> = nonces.iter().map(|nonce| data_encoding::HEXLOWER.encode(nonce)).collect();
+    fs::write(dir.join("nonces"), nonces.join(" ") + "\n")?;
+    Ok(device.keys.device)
+}
+
+fn write_result(dir: &Path, device: DeviceId, nonce: Nonce) -> Result<()> {
+    let random = SystemRandom::new();
+    let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).map_err(Error::msg)?;
+    let key =
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).map_err(Error::msg)?;
+    let point = key.public_key().as_ref();
+    let half = |range: Range<usize>| {
+        point.get(range).and_then(|half: &[u8]| half.try_into().ok()).context("not a P-256 point")
+    };
+    let key_id = VerifierKeyId::of(&P256Point { x: half(1..33)?, y: half(33..65)? });
+    let sign = |bytes: &[u8]| {
+        let signature = key.sign(&random, bytes).map_err(Error::msg)?;
+        signature.as_ref().try_into().context("not 64 bytes")
+    };
+    let message = seal(Purpose::Result, &key_id, &result(device, nonce), sign)?;
+    fs::write(dir.join("verifier.point"), point)?;
+    fs::write(dir.join("result.cose"), message)?;
+    Ok(())
+}
+
+/// A warning with every optional part in it.
+fn result(device: DeviceId, nonce: Nonce) -> AttestationResult {
+    let mut vector = TrustVector::default();
+    vector.set(Claim::InstanceIdentity, 2);
+    vector.set(Claim::Configuration, 32);
+    AttestationResult {
+        issued: 1_800_000_000,
+        expires: 1_800_003_600,
+        nonce,
+        device,
+        developer: "interop".into(),
+        build: env!("CARGO_PKG_VERSION").into(),
+        evidence: sha256(b"evidence"),
+        acknowledged: Acknowledged {
+            reset: 1,
+            boot_log: true,
+            runtime: 1,
+            pcr_values: true,
+            ..Acknowledged::default()
+        },
+        status: Tier::Warning,
+        vector,
+        policy: "default".into(),
+        causes: vec![ResultCause { code: "boot.unprotected".into(), detail: "no boot log".into() }],
+        tolerated: vec!["hardware.software-tpm".into()],
+        release: Some(("acme/router".into(), "1.0".into())),
+    }
+}
