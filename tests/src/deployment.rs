@@ -1,0 +1,309 @@
+//! A whole deployment for end-to-end tests: broker, verifier, one device with a software TPM, a signed release. The real
+//! programs, started as anyone would start them; everything is killed and removed when the value is dropped.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::swtpm::Swtpm;
+
+/// Product that the device is approved into.
+pub const PRODUCT: &str = "demo/device";
+/// How long anything may take before a test gives up: far beyond what it takes.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct Deployment {
+    /// The device's TPM.
+    pub tpm: Swtpm,
+    /// Folder that `verifier init` made.
+    pub verifier_dir: PathBuf,
+    /// The device's state.
+    pub state_dir: PathBuf,
+    config: PathBuf,
+    broker: String,
+    serving: Option<Child>,
+    dir: TempDir,
+}
+
+impl Deployment {
+    /// Broker and verifier serve, the device is not enrolled yet.
+    ///
+    /// # Errors
+    /// Where a program is missing or does not start.
+    pub fn start() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("deployment-").tempdir()?;
+        let tpm = Swtpm::try_start()?;
+        let verifier_dir = dir.path().join("verifier");
+        let state_dir = dir.path().join("state");
+        let broker = format!("127.0.0.1:{}", free_port()?);
+        let mut deployment =
+            Self { tpm, verifier_dir, state_dir, config: dir.path().join("attester.toml"), broker, serving: None, dir };
+        deployment.init()?;
+        deployment.serve()?;
+        Ok(deployment)
+    }
+
+    fn init(&self) -> Result<()> {
+        let http = format!("127.0.0.1:{}", free_port()?);
+        let dir = self.verifier_dir.as_os_str();
+        let init = program("verifier")?
+            .arg("init")
+            .arg(dir)
+            .args(["--name", "demo", "--broker", &self.broker])
+            .args(["--http", &http])
+            .output()?;
+        succeeded("verifier init", &init)?;
+        let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/demo/policy.toml");
+        fs::copy(policy, self.verifier_dir.join("policy.toml"))?;
+        for root in &self.tpm.roots {
+            let root = root.to_str().context("path of a root")?;
+            succeeded("roots add", &self.verifier(&["roots", "add", root, "--software"])?)?;
+        }
+        let key = self.verifier_dir.join("verifier.pub.pem");
+        let broker = self.verifier_dir.join("broker");
+        let config = format!(
+            "tcti = {:?}\nstate_dir = {:?}\nboot_log = \"/nonexistent\"\nima_log = \"/nonexistent\"\nsweep_seconds = 1\n\
+             [broker]\naddress = {:?}\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n[[verifier]]\nname = \"demo\"\nkey = {key:?}\n",
+            self.tpm.tcti,
+            self.state_dir,
+            self.broker,
+            broker.join("ca.pem"),
+            broker.join("enrol.pem"),
+            broker.join("enrol.key"),
+        );
+        fs::write(&self.config, config)?;
+        Ok(())
+    }
+
+    /// Starts the verifier, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Where it does not become ready.
+    pub fn serve(&mut self) -> Result<()> {
+        let log = fs::File::create(self.verifier_dir.join("serve.log"))?;
+        let child = program("verifier")?
+            .arg("serve")
+            .arg("--config")
+            .arg(self.verifier_dir.join("verifier.toml"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        self.serving = Some(child);
+        self.eventually("verifier ready", || Ok(self.http("/readyz")?.contains("200")))
+    }
+
+    /// Ends the verifier at once, as a crash would.
+    pub fn kill_verifier(&mut self) {
+        if let Some(mut child) = self.serving.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+
+    /// Ends the verifier in order.
+    ///
+    /// # Errors
+    /// Where no signal can be sent.
+    pub fn stop_verifier(&mut self) -> Result<()> {
+        if let Some(mut child) = self.serving.take() {
+            Command::new("kill").arg(child.id().to_string()).status()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Signs a release that lists `executables`, and has the verifier load it.
+    ///
+    /// # Errors
+    /// Where a program fails.
+    pub fn sign_release(&self, name: &str, rootfs: &Path) -> Result<()> {
+        let file = |name: &str| self.dir.path().join(name).display().to_string();
+        let key = file("maker.pem");
+        let tool = |arguments: &[&str]| -> Result<()> {
+            succeeded("reference-values", &program("reference-values")?.args(arguments).output()?)
+        };
+        if !Path::new(&key).exists() {
+            tool(&["keygen", "--out", &key])?;
+            let public = fs::read_to_string(file("maker.pub.pem"))?;
+            let trust = format!(
+                "[[signer]]\nname = \"Maker\"\nrole = \"manufacturer\"\nproducts = [\"demo/*\"]\nkey = \"\"\"\n{public}\"\"\"\n"
+            );
+            fs::write(self.verifier_dir.join("trust/maker.toml"), trust)?;
+        }
+        let rootfs = rootfs.display().to_string();
+        let signed = self.verifier_dir.join("reference_values").join(format!("{name}.corim")).display().to_string();
+        let unsigned = file("unsigned.corim");
+        tool(&["build", "--rootfs", &rootfs, "--product", PRODUCT, "--release", name, "-o", &unsigned])?;
+        tool(&["sign", &unsigned, "--key", &key, "--role", "manufacturer", "-o", &signed])?;
+        if let Some(child) = &self.serving {
+            Command::new("kill").args(["-HUP", &child.id().to_string()]).status()?;
+        }
+        Ok(())
+    }
+
+    /// Runs `attester` with this device's configuration, to its end.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn attester(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.attester_command(arguments)?.output()?)
+    }
+
+    /// The same, to be started.
+    ///
+    /// # Errors
+    /// Where the program is missing.
+    pub fn attester_command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = program("attester")?;
+        command.arg(arguments[0]).arg("--config").arg(&self.config).args(&arguments[1..]);
+        Ok(command)
+    }
+
+    /// Runs `verifier` with its configuration, to its end.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn verifier(&self, arguments: &[&str]) -> Result<Output> {
+        let config = self.verifier_dir.join("verifier.toml");
+        Ok(program("verifier")?.args(arguments).arg("--config").arg(config).output()?)
+    }
+
+    /// Runs `verifier … --json`, which must succeed.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn verifier_json(&self, arguments: &[&str]) -> Result<Value> {
+        let output = self.verifier(&[arguments, &["--json"]].concat())?;
+        succeeded(&arguments.join(" "), &output)?;
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// The one device that the verifier knows.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn device_id(&self) -> Result<String> {
+        let devices = self.verifier_json(&["devices"])?;
+        Ok(devices["devices"][0]["id"].as_str().context("no device is enrolled")?.to_owned())
+    }
+
+    /// Verdict of that device.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn verdict(&self, id: &str) -> Result<String> {
+        Ok(self.verifier_json(&["device", id])?["verdict"].as_str().context("no verdict")?.to_owned())
+    }
+
+    /// Value of a counter, summed over the lines that hold all of `words`.
+    ///
+    /// # Errors
+    /// Where the verifier does not answer.
+    pub fn counter(&self, words: &[&str]) -> Result<f64> {
+        let metrics = self.http("/metrics")?;
+        let lines =
+            metrics.lines().filter(|line| !line.starts_with('#') && words.iter().all(|word| line.contains(word)));
+        Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// A GET with the token; status line, headers and body as they come.
+    ///
+    /// # Errors
+    /// Where the verifier does not answer.
+    pub fn http(&self, path: &str) -> Result<String> {
+        use std::io::{Read as _, Write as _};
+        let token = fs::read_to_string(self.verifier_dir.join("api-token"))?;
+        let config = fs::read_to_string(self.verifier_dir.join("verifier.toml"))?;
+        let listen = config.lines().find_map(|line| line.strip_prefix("listen = ")).context("no listen address")?;
+        let mut stream = std::net::TcpStream::connect(listen.trim_matches('"'))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+            token.trim()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// Publishes as a holder of one of the broker's certificates: `who` is a certificate without its ending below the
+    /// verifier's `broker/` folder, or the device itself for `device`.
+    ///
+    /// # Errors
+    /// Where `mosquitto_pub` cannot be started.
+    pub fn publish(&self, who: &str, client: &str, topic: &str, message: &[u8]) -> Result<Output> {
+        let file = self.dir.path().join("message");
+        fs::write(&file, message)?;
+        let (host, port) = self.broker.rsplit_once(':').context("address")?;
+        let broker = self.verifier_dir.join("broker");
+        let base = if who == "device" { self.state_dir.join("broker") } else { broker.join(who) };
+        Ok(Command::new("mosquitto_pub")
+            .args(["-h", host, "-p", port, "-V", "mqttv5", "-q", "1", "-i", client, "-t", topic])
+            .arg("--cafile")
+            .arg(broker.join("ca.pem"))
+            .arg("--cert")
+            .arg(base.with_extension("pem"))
+            .arg("--key")
+            .arg(base.with_extension("key"))
+            .arg("-f")
+            .arg(file)
+            .output()?)
+    }
+
+    /// Waits until `done` holds.
+    ///
+    /// # Errors
+    /// Where it does not within [`PATIENCE`].
+    pub fn eventually(&self, what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !done().unwrap_or(false) {
+            if Instant::now() > deadline {
+                let log = fs::read_to_string(self.verifier_dir.join("serve.log")).unwrap_or_default();
+                bail!("{what}: not within {PATIENCE:?}; the verifier's log:\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        // In order, so that the broker it has spawned ends with it.
+        drop(self.stop_verifier());
+    }
+}
+
+/// One of the workspace's programs, from the folder that this test was built into.
+///
+/// # Errors
+/// Where it has not been built.
+pub fn program(name: &str) -> Result<Command> {
+    let test = std::env::current_exe()?;
+    let file = test.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|file| file.is_file());
+    Ok(Command::new(file.with_context(|| format!("{name} is not built: cargo build --workspace --bins"))?))
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// That a program ended with 0; else what it said.
+///
+/// # Errors
+/// With its output, where it did not.
+pub fn succeeded(what: &str, output: &Output) -> Result<()> {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    ensure!(output.status.success(), "{what}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
+    Ok(())
+}
