@@ -54,6 +54,21 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// All of them, in the order in which they are checked.
+    pub const ALL: [Self; 11] = [
+        Self::OtherDevice,
+        Self::OtherKey,
+        Self::Header,
+        Self::Profile,
+        Self::EnvelopeSignature,
+        Self::NotAQuote,
+        Self::PcrSelection,
+        Self::QualifiedSigner,
+        Self::ExtraData,
+        Self::QuoteSignature,
+        Self::Attachment,
+    ];
+
     /// Stable code, used in counters, logs and answers.
     #[must_use]
     pub const fn code(self) -> &'static str {

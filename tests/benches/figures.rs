@@ -73,7 +73,13 @@ fn main() -> Result<()> {
             let figure = run(Duration::from_secs(arguments.seconds))?;
             println!(
                 "{name}: {:.1} {}, limit {:.1} ({}), ratio {:.3}, {} is better, {}",
-                figure.value, figure.unit, figure.limit, figure.limit_is, figure.ratio(), figure.better, figure.context
+                figure.value,
+                figure.unit,
+                figure.limit,
+                figure.limit_is,
+                figure.ratio(),
+                figure.better,
+                figure.context
             );
             figures.insert(name, figure.json());
         }

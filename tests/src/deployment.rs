@@ -150,22 +150,43 @@ impl Deployment {
         Ok(())
     }
 
-    /// Runs `attester` with this device's configuration, to its end.
+    /// Runs `attester` with this device's configuration, to its end, where it sees no process but its own.
     ///
     /// # Errors
     /// Where it cannot be started.
     pub fn attester(&self, arguments: &[&str]) -> Result<Output> {
-        Ok(self.attester_command(arguments)?.output()?)
+        let attester = program("attester")?.get_program().to_owned();
+        let mut command = isolated();
+        command.arg(attester).arg(arguments[0]).arg("--config").arg(&self.config).args(&arguments[1..]);
+        Ok(command.output()?)
     }
 
-    /// The same, to be started.
+    /// Runs `attester once` beside another program, in the same namespace.
     ///
     /// # Errors
-    /// Where the program is missing.
-    pub fn attester_command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = program("attester")?;
-        command.arg(arguments[0]).arg("--config").arg(&self.config).args(&arguments[1..]);
-        Ok(command)
+    /// Where it cannot be started.
+    pub fn attester_once_beside(&self, other: &Path) -> Result<Output> {
+        let attester = program("attester")?.get_program().to_owned();
+        let mut command = isolated();
+        command.args(["sh", "-c", "\"$1\" 60 & exec \"$2\" once --config \"$3\"", "sh"]);
+        Ok(command.arg(other).arg(attester).arg(&self.config).output()?)
+    }
+
+    /// Signs a release of exactly what these tests run on the device: the attester, a shell, and their libraries.
+    ///
+    /// # Errors
+    /// Where a file cannot be copied.
+    pub fn sign_release_of_the_device(&self) -> Result<()> {
+        let root = self.dir.path().join("rootfs");
+        let attester = PathBuf::from(program("attester")?.get_program());
+        for file in [attester, PathBuf::from("/bin/sh"), PathBuf::from("/bin/sleep")] {
+            for file in libraries(&file)?.into_iter().chain([file]) {
+                let copy = root.join(file.strip_prefix("/")?);
+                fs::create_dir_all(copy.parent().context("a folder")?)?;
+                fs::copy(&file, copy).with_context(|| format!("cannot copy {}", file.display()))?;
+            }
+        }
+        self.sign_release("1.0", &root)
     }
 
     /// Runs `verifier` with its configuration, to its end.
@@ -292,6 +313,26 @@ pub fn program(name: &str) -> Result<Command> {
     let test = std::env::current_exe()?;
     let file = test.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|file| file.is_file());
     Ok(Command::new(file.with_context(|| format!("{name} is not built: cargo build --workspace --bins"))?))
+}
+
+/// A PID namespace with a /proc of its own: what runs on the machine beside the test is not on the device.
+fn isolated() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command
+}
+
+/// Shared libraries of a program, with the one that libtss2 loads by name.
+fn libraries(file: &Path) -> Result<Vec<PathBuf>> {
+    let listed = Command::new("ldd").arg(file).output()?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let mut libraries: Vec<PathBuf> =
+        listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect();
+    let tss = libraries.iter().find(|library| library.to_string_lossy().contains("libtss2-esys"));
+    if let Some(tcti) = tss.map(|library| library.with_file_name("libtss2-tcti-swtpm.so.0")) {
+        libraries.push(tcti);
+    }
+    Ok(libraries)
 }
 
 fn free_port() -> Result<u16> {

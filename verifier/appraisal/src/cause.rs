@@ -160,5 +160,15 @@ pub fn document() -> String {
         let Row { code, verdict, claim: (claim, value), end, remedy } = code.row();
         let _ = writeln!(out, "| `{code}` | {verdict} | {} {value} | {} | {remedy} |", claim.name(), end.name());
     }
+    out.push_str(
+        "\n# Refusals\n\nEvidence that is refused is not judged: it changes no verdict and no state, and is counted by code \
+         (`countersign_refused_total`).\n\n| code | meaning |\n|---|---|\n",
+    );
+    for refused in evidence::Refused::ALL {
+        let _ = writeln!(out, "| `{}` | {refused} |", refused.code());
+    }
+    for stale in crate::freshness::Stale::ALL {
+        let _ = writeln!(out, "| `{}` | {stale} |", stale.code());
+    }
     out
 }

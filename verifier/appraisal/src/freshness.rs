@@ -38,6 +38,9 @@ pub enum Stale {
 }
 
 impl Stale {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::NotOurs, Self::Expired, Self::Replay, Self::Duplicate];
+
     /// Stable code.
     #[must_use]
     pub const fn code(self) -> &'static str {

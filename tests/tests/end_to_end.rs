@@ -1,0 +1,130 @@
+//! The real programs against each other: attester, mosquitto, verifier, on a software TPM.
+//! Needs root (namespaces), and `cargo build --workspace --bins` before.
+
+use std::{fs, path::Path};
+
+use devices::deployment::{Deployment, PRODUCT, succeeded};
+
+type Done = anyhow::Result<()>;
+
+fn enrolled_and_approved() -> anyhow::Result<(Deployment, String)> {
+    let deployment = Deployment::start()?;
+    deployment.sign_release_of_the_device()?;
+    succeeded("enrol", &deployment.attester(&["enrol"])?)?;
+    let id = deployment.device_id()?;
+    succeeded("approve", &deployment.verifier(&["approve", &id, "--product", PRODUCT])?)?;
+    Ok((deployment, id))
+}
+
+/// A program that no release lists.
+fn implant(dir: &Path) -> anyhow::Result<(std::path::PathBuf, String)> {
+    let path = dir.join("implant");
+    fs::write(&path, [fs::read("/bin/sleep")?, b"x".to_vec()].concat())?;
+    std::os::unix::fs::PermissionsExt::set_mode(&mut fs::metadata(&path)?.permissions(), 0o755);
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let digest = evidence::pcr::sha256(&fs::read(&path)?);
+    Ok((path, data_encoding::HEXLOWER.encode(&digest)))
+}
+
+fn exit(output: &std::process::Output) -> String {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    format!("{:?}\n{}{}", output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_device_is_judged_from_enrolment_over_an_implant_to_a_clean_boot() -> Done {
+    let mut deployment = Deployment::start()?;
+    deployment.sign_release_of_the_device()?;
+
+    let stranger = deployment.attester(&["once"])?;
+    assert_eq!(stranger.status.code(), Some(3), "unendorsed is a warning: {}", exit(&stranger));
+    let id = deployment.device_id()?;
+    succeeded("approve", &deployment.verifier(&["approve", &id[..8], "--product", PRODUCT])?)?;
+    for round in ["first", "second"] {
+        let affirmed = deployment.attester(&["once"])?;
+        assert_eq!(affirmed.status.code(), Some(0), "{round}: {}", exit(&affirmed));
+    }
+    let device = deployment.verifier_json(&["device", &id])?;
+    assert_eq!(device["release"], "1.0");
+    assert_eq!(device["claims"]["executables"]["tier"], "affirming");
+
+    let folder = tempfile::tempdir()?;
+    let (program, digest) = implant(folder.path())?;
+    let caught = deployment.attester_once_beside(&program)?;
+    assert_eq!(caught.status.code(), Some(4), "{}", exit(&caught));
+    let device = deployment.verifier_json(&["device", &id])?;
+    let cause = &device["causes"][0];
+    assert_eq!(cause["code"], "runtime.unknown-executable");
+    assert_eq!(cause["detail"], format!("{} sha256:{digest}", program.display()));
+    let running = deployment.verifier_json(&["devices", "--running", &digest])?;
+    assert_eq!((&running["total"], &running["devices"][0]["id"]), (&1.into(), &id.as_str().into()));
+
+    deployment.tpm.power_cycle()?;
+    let clean = deployment.attester(&["once"])?;
+    assert_eq!(clean.status.code(), Some(0), "{}", exit(&clean));
+    let history = deployment.verifier_json(&["history", &id])?;
+    let verdicts: Vec<_> = history["history"].as_array().unwrap().iter().map(|row| row["verdict"].clone()).collect();
+    assert!(verdicts.contains(&"contraindicated".into()), "history is kept: {verdicts:?}");
+    assert_eq!(verdicts.last(), Some(&"affirmed".into()));
+    assert_eq!(deployment.verifier_json(&["devices", "--running", &digest])?["total"], 0);
+    Ok(())
+}
+
+#[test]
+fn what_the_network_can_send_changes_nothing() -> Done {
+    let (deployment, id) = enrolled_and_approved()?;
+    succeeded("once", &deployment.attester(&["once"])?)?;
+    let before = deployment.verifier_json(&["device", &id])?;
+    let evidence_topic = format!("cs/1/{id}/up/evidence");
+    let other = "ab".repeat(32);
+    let junk = vec![0x5A; 90 * 1024];
+    let nested = vec![0x81; 60 * 1024];
+    let cases: [(&str, &str, String, &[u8]); 8] = [
+        ("device", &id, evidence_topic.clone(), b""),
+        ("device", &id, evidence_topic.clone(), &junk),
+        ("device", &id, evidence_topic.clone(), &nested),
+        ("device", &id, evidence_topic.clone(), &[0xD2, 0x84, 0x40, 0xA0, 0x40, 0x40]),
+        ("device", &id, format!("cs/1/{id}/up/hello/demo"), &junk),
+        ("device", &id, format!("cs/1/{id}/up/unknown"), b"x"),
+        ("device", &id, format!("cs/1/{other}/up/evidence"), b"x"),
+        ("enrol", "stranger", "cs/1/enrol/stranger/up".to_owned(), &junk),
+    ];
+    for (who, client, topic, message) in &cases {
+        deployment.publish(who, client, topic, message)?;
+    }
+    deployment.publish("enrol", "stranger", "cs/1/enrol/stranger/up", &nested)?;
+    // Over the broker's limit: the broker ends the connection.
+    deployment.publish("device", &id, &evidence_topic, &vec![0; 300 * 1024])?;
+    deployment.eventually("malformed messages counted", || Ok(deployment.counter(&["malformed_total"])? >= 6.0))?;
+    assert_eq!(deployment.verifier_json(&["device", &id])?, before, "nothing unauthenticated changes state");
+    let after = deployment.attester(&["once"])?;
+    assert_eq!(after.status.code(), Some(0), "{}", exit(&after));
+    Ok(())
+}
+
+#[test]
+fn a_verifier_killed_and_started_again_knows_everything_that_it_said() -> Done {
+    let (mut deployment, id) = enrolled_and_approved()?;
+    succeeded("once", &deployment.attester(&["once"])?)?;
+    let before = deployment.verifier_json(&["device", &id])?;
+    deployment.kill_verifier();
+    deployment.serve()?;
+    assert_eq!(deployment.verifier_json(&["device", &id])?, before);
+    let after = deployment.attester(&["once"])?;
+    assert_eq!(after.status.code(), Some(0), "{}", exit(&after));
+    Ok(())
+}
+
+#[test]
+fn a_revoked_device_is_contraindicated_at_once_and_approval_ends_it() -> Done {
+    let (deployment, id) = enrolled_and_approved()?;
+    succeeded("once", &deployment.attester(&["once"])?)?;
+    succeeded("revoke", &deployment.verifier(&["revoke", &id, "--why", "stolen"])?)?;
+    assert_eq!(deployment.verdict(&id)?, "contraindicated");
+    let shut_out = deployment.attester(&["once"])?;
+    assert_eq!(shut_out.status.code(), Some(4), "{}", exit(&shut_out));
+    succeeded("approve", &deployment.verifier(&["approve", &id])?)?;
+    let again = deployment.attester(&["once"])?;
+    assert_eq!(again.status.code(), Some(0), "{}", exit(&again));
+    Ok(())
+}
