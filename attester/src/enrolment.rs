@@ -1,0 +1,396 @@
+//! Enrolment: in go the TPM's endorsement certificates and the verifiers' challenges, out come a registration with each
+//! pinned verifier and this device's own certificate for the broker. Everything that a verifier says here is signed by
+//! its pinned key, and bound to a nonce of this attempt.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use attester::{
+    config::{Broker, Config},
+    tpm::EndorsementKeys,
+};
+use data_encoding::{BASE64, HEXLOWER};
+use evidence::{
+    claims::DeviceId,
+    enrolment::{Activation, Answer, Credential, Down, Outcome, Presentation, Secret, Transcript, Up},
+    limits::{MAX_EK_CERTIFICATE_BYTES, MAX_EK_CERTIFICATES},
+    topic::{DownTopic, Name, UpTopic},
+    verifier_message::{Purpose, open},
+};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::mpsc, time::timeout};
+use x509_cert::{
+    Certificate,
+    der::{Decode as _, Encode as _},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    Usage,
+    attest::Attester,
+    link::{Credentials, Endpoint, Link, LinkEvent, Up as LinkUp},
+    pinned::{Pinned, SPKI_P256_PREFIX},
+    state::{Readers, StateDir, random},
+    told,
+    worker::Worker,
+};
+
+const CERTIFICATE: &str = "connection.pem";
+const KEY: &str = "connection.key";
+const CLIENT: &str = "client";
+const ENROLMENT: &str = "enrolment.json";
+/// Time for one answer of a verifier.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// A certificate is renewed when less than this is left of it: a third of what a verifier gives.
+const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Events that wait: answers come one at a time.
+const EVENTS: usize = 16;
+
+/// A registered device, and how it shows the broker who it is.
+#[derive(Clone)]
+pub(crate) struct Enrolled {
+    /// Its id.
+    pub(crate) device: DeviceId,
+    /// Its own credentials at the broker.
+    pub(crate) credentials: Credentials,
+    /// Whether it was registered before.
+    pub(crate) before: bool,
+}
+
+/// What is kept of an enrolment.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    device: String,
+    /// Key ids of the verifiers that registered the device, hexadecimal.
+    verifiers: Vec<String>,
+    /// No verifier hands out certificates for this broker: the configured one is the device's own.
+    configured_certificate: bool,
+}
+
+/// A verifier that does not register this device.
+#[derive(Debug, thiserror::Error)]
+#[error("{verifier} does not enrol this device ({code}): {why}")]
+pub(crate) struct NotEnrolled {
+    /// Which verifier.
+    pub(crate) verifier: Name,
+    /// Stable code.
+    pub(crate) code: String,
+    /// In words, with what to do.
+    pub(crate) why: String,
+}
+
+/// Enrols with every verifier that has not registered this device, or with all where the certificate for the broker has
+/// to be renewed. `renew`: the broker refuses the present one.
+pub(crate) async fn ensure(config: &Config, state: &StateDir, worker: &Worker, renew: bool) -> Result<Enrolled> {
+    let (broker, pinned) = crate::pinned::network(config)?;
+    let device = worker.call(|attester| attester.device()).await?;
+    let key = connection_key(state)?;
+    let record: Record = state.read_json(ENROLMENT)?.unwrap_or_default();
+    let record = if record.device == device.to_string() { record } else { Record::default() };
+    let registered = |verifier: &Pinned| record.verifiers.contains(&HEXLOWER.encode(&verifier.id.0));
+    let own = state.read(CERTIFICATE)?.filter(|_| !record.verifiers.is_empty() && !renew);
+    let standing = own.as_deref().map_or(Standing::None, |pem| Standing::of(pem, &key, now()));
+    let usable = standing == Standing::Good || (record.configured_certificate && !renew);
+    if usable && pinned.iter().all(registered) {
+        let credentials = match own {
+            Some(certificate) if !record.configured_certificate => credentials(certificate, &key),
+            _ => shared(broker)?,
+        };
+        return Ok(Enrolled { device, credentials, before: true });
+    }
+    let door = Door::new(broker, state, device, own.filter(|_| standing != Standing::None), &key)?;
+    tracing::info!(%device, client = %door.client, "enrolling");
+    let done = door.enrol_all(&pinned, worker, &key).await?;
+    let handed_out = done.iter().map(|(_, certificate)| certificate).find(|certificate| !certificate.is_empty());
+    let credentials = match handed_out {
+        Some(certificate) => {
+            state.write(CERTIFICATE, certificate.as_bytes(), Readers::All)?;
+            credentials(certificate.clone().into_bytes(), &key)
+        }
+        None => shared(broker)?,
+    };
+    let verifiers = done.iter().map(|(verifier, _)| HEXLOWER.encode(&verifier.id.0)).collect();
+    let configured_certificate = handed_out.is_none();
+    state.write_json(ENROLMENT, &Record { device: device.to_string(), verifiers, configured_certificate })?;
+    Ok(Enrolled { device, credentials, before: false })
+}
+
+/// The configured credentials.
+fn shared(broker: &Broker) -> Result<Credentials> {
+    let Some(configured) = &broker.credentials else {
+        bail!(Usage(
+            "this device has no certificate for the broker, and `[broker]` no `certificate` and `key` to enrol with: the \
+             verifier's `init` wrote them (broker/enrol.pem, broker/enrol.key)"
+                .to_owned()
+        ))
+    };
+    Credentials::read(&configured.certificate, &configured.key)
+}
+
+/// Whether the certificate for the broker should be renewed soon.
+pub(crate) fn expires_soon(credentials: &Credentials) -> bool {
+    let PrivateKeyDer::Pkcs8(key) = credentials.key.as_ref() else { return false };
+    Standing::of(&credentials.certificate, key.secret_pkcs8_der(), now()) == Standing::Old
+}
+
+fn credentials(certificate: Vec<u8>, key: &[u8]) -> Credentials {
+    let key = PrivatePkcs8KeyDer::from(key.to_vec());
+    Credentials { certificate, key: std::sync::Arc::new(key.into()) }
+}
+
+fn now() -> Duration {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
+}
+
+/// What a certificate for the broker is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// There is none, it is not for our key, or it has expired.
+    None,
+    /// It can still be used to get a new one.
+    Old,
+    /// It can be used.
+    Good,
+}
+
+impl Standing {
+    fn of(pem: &[u8], key: &[u8], now: Duration) -> Self {
+        let Ok(leaf) = leaf(pem) else { return Self::None };
+        let ours = spki_of(key).ok();
+        let theirs = leaf.tbs_certificate().subject_public_key_info().to_der().ok();
+        let until = leaf.tbs_certificate().validity().not_after.to_unix_duration();
+        if ours.is_none() || ours != theirs || until <= now {
+            Self::None
+        } else if until <= now.saturating_add(RENEW_BEFORE) {
+            Self::Old
+        } else {
+            Self::Good
+        }
+    }
+}
+
+fn leaf(pem: &[u8]) -> Result<Certificate> {
+    let der = CertificateDer::from_pem_slice(pem).context("no PEM certificate")?;
+    Certificate::from_der(&der).context("no X.509 certificate")
+}
+
+/// The key of the broker connection, PKCS#8; made once.
+fn connection_key(state: &StateDir) -> Result<Zeroizing<Vec<u8>>> {
+    if let Some(pem) = state.read(KEY)?.map(Zeroizing::new) {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(&pem)
+            .with_context(|| format!("{} holds no PKCS#8 key: remove it", state.path(KEY).display()))?;
+        return Ok(Zeroizing::new(key.secret_pkcs8_der().to_vec()));
+    }
+    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+        .map_err(|_| anyhow!("the system gives no random bytes for a key"))?;
+    let key = Zeroizing::new(key.as_ref().to_vec());
+    state.write(KEY, pem("PRIVATE KEY", &key).as_bytes(), Readers::Owner)?;
+    Ok(key)
+}
+
+/// RFC 7468.
+fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let base64 = Zeroizing::new(BASE64.encode(der));
+    let mut text = Zeroizing::new(format!("-----BEGIN {label}-----\n"));
+    for (index, letter) in base64.char_indices() {
+        if index > 0 && index % 64 == 0 {
+            text.push('\n');
+        }
+        text.push(letter);
+    }
+    text.push_str(&format!("\n-----END {label}-----\n"));
+    text
+}
+
+/// SubjectPublicKeyInfo of a PKCS#8 P-256 key.
+fn spki_of(pkcs8: &[u8]) -> Result<Vec<u8>> {
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8, &SystemRandom::new())
+        .map_err(|_| anyhow!("the key of the broker connection is no P-256 key: remove {KEY} from the state folder"))?;
+    Ok([&SPKI_P256_PREFIX[..], pair.public_key().as_ref()].concat())
+}
+
+/// How a device comes to the broker to enrol: with the certificate it has, else with the shared one.
+struct Door {
+    client: Name,
+    endpoint: Endpoint,
+    device: DeviceId,
+}
+
+impl Door {
+    fn new(broker: &Broker, state: &StateDir, device: DeviceId, own: Option<Vec<u8>>, key: &[u8]) -> Result<Self> {
+        let (client, credentials) = match own {
+            Some(certificate) => (name(&device.to_string())?, credentials(certificate, key)),
+            None => (client(state)?, shared(broker)?),
+        };
+        let filters = vec![format!("cs/1/enrol/{client}/down/+")];
+        let endpoint = Endpoint::new(broker, client.as_str(), &credentials, filters)?;
+        Ok(Self { client, endpoint, device })
+    }
+
+    /// Enrols with each verifier in turn; returns those that registered the device, with the certificates that they hand
+    /// out, PEM or empty. One that cannot be reached does not keep the others waiting; an error is when there is none.
+    async fn enrol_all<'a>(
+        &self,
+        pinned: &'a [Pinned],
+        worker: &Worker,
+        key: &[u8],
+    ) -> Result<Vec<(&'a Pinned, String)>> {
+        let (events, mut incoming) = mpsc::channel(EVENTS);
+        let _link = Link::open::<LinkEvent>(self.endpoint.clone(), events);
+        let up = loop {
+            match incoming.recv().await.context("the connection ended")? {
+                LinkEvent::Up(up) => break up,
+                LinkEvent::Down(trouble, _) => return Err(trouble.into()),
+                LinkEvent::Message { .. } => {}
+            }
+        };
+        let mut done = Vec::with_capacity(pinned.len());
+        let mut failed = None;
+        for verifier in pinned {
+            match self.enrol(verifier, &up, &mut incoming, worker, key).await {
+                Ok(certificate) => done.push((verifier, certificate)),
+                Err(error) => {
+                    tracing::error!("{}", told(&error));
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        up.disconnect();
+        match failed {
+            Some(error) if done.is_empty() => Err(error),
+            _ => Ok(done),
+        }
+    }
+
+    async fn enrol(
+        &self,
+        verifier: &Pinned,
+        up: &LinkUp,
+        incoming: &mut mpsc::Receiver<LinkEvent>,
+        worker: &Worker,
+        key: &[u8],
+    ) -> Result<String> {
+        let connection_key = spki_of(key)?;
+        let nonce = random()?;
+        let presentation = worker.call(move |attester| present(attester, nonce, connection_key)).await?;
+        let transcript = presentation.transcript(&verifier.id, &self.device);
+        let topic = UpTopic::Enrol(self.client.clone());
+        up.publish(&topic, Up::Present(presentation.clone()).encode());
+        let credentials = match self.answer(verifier, &nonce, incoming).await? {
+            Answer::Credentials(credentials) => credentials,
+            Answer::Outcome(outcome) => return self.end(verifier, outcome, key),
+        };
+        let prove = move |attester: &mut Attester| activate(attester, presentation, credentials, &transcript);
+        let activation = worker.call(prove).await??;
+        up.publish(&topic, Up::Activate(activation).encode());
+        loop {
+            // The broker may deliver the credentials twice.
+            if let Answer::Outcome(outcome) = self.answer(verifier, &nonce, incoming).await? {
+                return self.end(verifier, outcome, key);
+            }
+        }
+    }
+
+    /// The next answer of this verifier to this attempt. Anything else on the topic is not for us.
+    async fn answer(
+        &self,
+        verifier: &Pinned,
+        nonce: &[u8; 32],
+        incoming: &mut mpsc::Receiver<LinkEvent>,
+    ) -> Result<Answer> {
+        let expected = DownTopic::Enrol(self.client.clone(), verifier.name.clone());
+        let wait = async {
+            loop {
+                match incoming.recv().await.context("the connection ended")? {
+                    LinkEvent::Down(trouble, _) => return Err(trouble.into()),
+                    LinkEvent::Message { topic, payload } if DownTopic::parse(&topic).as_ref() == Some(&expected) => {
+                        match open::<Down>(Purpose::Enrolment, &verifier.key, &payload) {
+                            Ok(down) if down.client_nonce == *nonce => return Ok(down.answer),
+                            Ok(_) => tracing::debug!("an answer to another attempt"),
+                            Err(error) => tracing::warn!("not an answer of {}: {error}", verifier.name),
+                        }
+                    }
+                    LinkEvent::Message { .. } | LinkEvent::Up(_) => {}
+                }
+            }
+        };
+        timeout(ANSWER_WITHIN, wait).await.unwrap_or_else(|_| {
+            bail!(
+                "{} does not answer within {} s: does it run, is it at this broker, is its pinned key the right one?",
+                verifier.name,
+                ANSWER_WITHIN.as_secs()
+            )
+        })
+    }
+
+    fn end(&self, verifier: &Pinned, outcome: Outcome, key: &[u8]) -> Result<String> {
+        let (device, certificate, approved) = match outcome {
+            Outcome::Enrolled { device, certificate, approved } => (device, certificate, approved),
+            Outcome::Refused { code, why } => {
+                bail!(NotEnrolled { verifier: verifier.name.clone(), code, why })
+            }
+        };
+        if device != self.device {
+            bail!("{} enrolled another device ({device}) than this ({}): nothing is kept", verifier.name, self.device);
+        }
+        if !certificate.is_empty() && Standing::of(certificate.as_bytes(), key, Duration::ZERO) == Standing::None {
+            bail!("the certificate that {} sent is not for this device's key: nothing is kept", verifier.name);
+        }
+        tracing::info!(verifier = %verifier.name, %device, approved, "enrolled");
+        Ok(certificate)
+    }
+}
+
+fn name(text: &str) -> Result<Name> {
+    Name::new(text).with_context(|| format!("`{text}` may not stand in a topic"))
+}
+
+/// A name for the broker, drawn once.
+fn client(state: &StateDir) -> Result<Name> {
+    let kept = state.read(CLIENT)?.and_then(|bytes| Name::new(std::str::from_utf8(&bytes).ok()?.trim_end()));
+    if let Some(client) = kept {
+        return Ok(client);
+    }
+    let drawn = format!("d-{}", HEXLOWER.encode(&random::<16>()?));
+    state.write(CLIENT, drawn.as_bytes(), Readers::All)?;
+    name(&drawn)
+}
+
+fn present(attester: &Attester, nonce: [u8; 32], connection_key: Vec<u8>) -> Presentation {
+    let EndorsementKeys { keys, chain } = attester.endorsement();
+    let mut certificates: Vec<Vec<u8>> = keys.iter().map(|key| key.certificate.clone()).collect();
+    let mut room = MAX_EK_CERTIFICATE_BYTES.saturating_sub(certificates.iter().map(Vec::len).sum());
+    // Issuers that do not fit have to be known to the verifier.
+    for issuer in chain {
+        if certificates.len() < MAX_EK_CERTIFICATES && issuer.len() <= room {
+            room -= issuer.len();
+            certificates.push(issuer.clone());
+        }
+    }
+    let publics = keys.iter().map(|key| key.public.clone()).collect();
+    Presentation::new(nonce, certificates, publics, attester.ak_public().area(), connection_key)
+}
+
+/// Opens every credential in the TPM.
+fn activate(
+    attester: &mut Attester,
+    presentation: Presentation,
+    credentials: Vec<Credential>,
+    transcript: &Transcript,
+) -> Result<Activation> {
+    let kinds: Vec<_> = attester.endorsement().keys.iter().map(|key| key.kind).collect();
+    if credentials.len() != kinds.len() {
+        bail!("the verifier sent {} credentials for {} endorsement keys", credentials.len(), kinds.len());
+    }
+    let mut secrets = Vec::with_capacity(kinds.len());
+    for (kind, credential) in kinds.into_iter().zip(&credentials) {
+        let secret = attester.tpm().activate_credential(kind, &credential.id_object, &credential.encrypted_secret)?;
+        secrets.push(Secret::recovered(&secret).context("a credential of the verifier holds no secret of 32 bytes")?);
+    }
+    Ok(Activation::prove(presentation, credentials, transcript, &secrets))
+}

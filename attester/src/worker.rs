@@ -1,0 +1,137 @@
+//! The one thread that touches TPM and processes: in go jobs, out come their results, and word when an attestation is due
+//! or something new runs. It sleeps until a job or the next due time comes, whichever is first, and the network's thread
+//! never waits for it.
+
+use std::{
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use attester::config::Config;
+use evidence::claims::Why;
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
+
+use crate::{attest::Attester, state::jitter, told};
+
+/// Jobs that wait: one for each verifier, and one of an enrolment.
+const JOBS: usize = 16;
+/// Part of the period that is drawn at random, so that devices spread over it.
+const DRAWN_FROM: f64 = 0.8;
+
+type Job = Box<dyn FnOnce(&mut Attester) + Send>;
+
+/// Word from the worker, unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due(pub(crate) Why);
+
+/// When the worker acts on its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Periods {
+    sweep: Duration,
+    attest: Duration,
+}
+
+impl Periods {
+    /// As configured.
+    pub(crate) const fn of(config: &Config) -> Self {
+        Self { sweep: config.sweep_every, attest: config.attest_every }
+    }
+}
+
+/// The handle to the thread, which ends when the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct Worker(SyncSender<Job>);
+
+impl Worker {
+    /// Starts the thread and opens TPM and logs on it. With `periods` it also acts on its own, and sends word to `due`.
+    pub(crate) fn start<E>(config: &Config, schedule: Option<(Periods, mpsc::Sender<E>)>) -> Result<Self>
+    where
+        E: From<Due> + Send + 'static,
+    {
+        let (jobs, waiting) = sync_channel::<Job>(JOBS);
+        let (opened, is_open) = sync_channel(1);
+        let config = config.clone();
+        let body = move || {
+            let attester = Attester::open(&config);
+            let (attester, result) = attester.map_or_else(|error| (None, Err(error)), |open| (Some(open), Ok(())));
+            // Whoever starts the thread waits for this.
+            drop(opened.send(result));
+            match (attester, schedule) {
+                (Some(attester), Some((periods, due))) => work_on_schedule(attester, &waiting, periods, &due),
+                (Some(mut attester), None) => waiting.iter().for_each(|job| job(&mut attester)),
+                (None, _) => {}
+            }
+        };
+        thread::Builder::new().name("measure".to_owned()).spawn(body).context("cannot start a thread")?;
+        is_open.recv().map_err(|_| anyhow!("the thread that measures ended"))??;
+        Ok(Self(jobs))
+    }
+
+    /// Has a job done.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Attester) -> T + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let job = move |attester: &mut Attester| {
+            // Nobody waits any more: then nobody needs it.
+            drop(answer.send(job(attester)));
+        };
+        self.0.try_send(Box::new(job)).map_err(|_| anyhow!("the thread that measures is busy or ended"))?;
+        answered.await.map_err(|_| anyhow!("the thread that measures ended"))
+    }
+}
+
+fn work_on_schedule<E: From<Due>>(
+    mut attester: Attester,
+    jobs: &Receiver<Job>,
+    periods: Periods,
+    due: &mpsc::Sender<E>,
+) {
+    let mut sweep = Instant::now() + periods.sweep;
+    let mut attest = Instant::now() + jitter(periods.attest, DRAWN_FROM);
+    let mut why = None;
+    loop {
+        match jobs.recv_timeout(sweep.min(attest).saturating_duration_since(Instant::now())) {
+            Ok(job) => job(&mut attester),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                let now = Instant::now();
+                if now >= sweep {
+                    why = something_new(&mut attester).or(why);
+                    sweep = Instant::now() + periods.sweep;
+                }
+                if now >= attest {
+                    why = Some(Why::Epoch);
+                    attest = Instant::now() + jitter(periods.attest, DRAWN_FROM);
+                }
+            }
+        }
+        // Never waits for the network's thread, which may be waiting for a job: a full queue is tried again later.
+        why = match why.map(|why| due.try_send(Due(why).into())) {
+            Some(Err(TrySendError::Closed(_))) => return,
+            Some(Err(TrySendError::Full(_))) => why,
+            Some(Ok(())) | None => None,
+        };
+    }
+}
+
+/// What is new is in the log and in the PCR before anybody hears of it.
+fn something_new(attester: &mut Attester) -> Option<Why> {
+    match attester.measure() {
+        Ok(0) => None,
+        Ok(new) => {
+            tracing::info!(new, "something new runs");
+            Some(Why::Event)
+        }
+        Err(error) => {
+            tracing::error!("cannot measure what runs: {}", told(&error));
+            None
+        }
+    }
+}
