@@ -1,5 +1,9 @@
 //! Every bound of this program in one place, each with its reason.
 
+use std::time::Duration;
+
+use crate::rate::Rate;
+
 /// Files kept of one boot of one device. A server with everything installed runs some thousands; a device that reports
 /// more is not judged on them any more ([`crate::store::Committed::TooManyFiles`]).
 pub const MAX_FILES: usize = 65_536;
@@ -33,3 +37,41 @@ pub const HTTP_IDLE: u64 = MAX_CHECK_WAIT + 30;
 pub const MAX_OPERATOR_TEXT: usize = 512;
 /// Answer that the command line accepts from the service.
 pub const MAX_HTTP_ANSWER: u64 = 64 * 1024 * 1024;
+
+/// Messages between their arrival from the broker and their acknowledgement: two batches, one judged while one arrives.
+/// At 100 KiB each they take 100 MB at the most.
+pub const MAX_UNACKNOWLEDGED: usize = 2 * MAX_BATCH;
+/// Answers that wait for the connection to the broker.
+pub const MAX_QUEUED_ANSWERS: usize = 2 * MAX_BATCH;
+/// A policy, or a file that says who may sign, bytes: hand-written.
+pub const MAX_POLICY_FILE: u64 = 1024 * 1024;
+/// A signed release, bytes: half a million files at a digest and a path each.
+pub const MAX_RELEASE_FILE: u64 = 64 * 1024 * 1024;
+
+/// Devices whose rates are remembered at a time; each takes some 50 bytes.
+pub const MAX_RATED_DEVICES: usize = 1_000_000;
+/// Enrolling clients whose rates are remembered at a time. They can name themselves at will; at the bound newcomers wait.
+pub const MAX_RATED_CLIENTS: usize = 65_536;
+/// Challenges on a device's own wish: it starts, loses its connection, tries again.
+pub const HELLO_RATE: Rate = Rate { burst: 8, every: Duration::from_secs(2) };
+/// Evidence of one device. A long log comes in segments of 100 KiB, each after an answer to the last.
+pub const EVIDENCE_RATE: Rate = Rate { burst: 64, every: Duration::from_millis(250) };
+/// Signed refusals to one device.
+pub const REFUSAL_RATE: Rate = Rate { burst: 8, every: Duration::from_secs(2) };
+/// Requests for the rest of a log. Only evidence that moved a position forward leads to one.
+pub const CONTINUE_RATE: Rate = Rate { burst: 64, every: Duration::from_millis(250) };
+/// Enrolment messages of one client: two make an enrolment, which may be tried again.
+pub const ENROL_CLIENT_RATE: Rate = Rate { burst: 6, every: Duration::from_secs(5) };
+/// Enrolment messages of all: each costs certificate paths and an encryption, a millisecond or two.
+pub const ENROL_RATE: Rate = Rate { burst: 200, every: Duration::from_millis(20) };
+/// Lines in the log about one kind of refusal.
+pub const LOG_RATE: Rate = Rate { burst: 5, every: Duration::from_secs(10) };
+
+/// Times that evidence is judged again because the device's state moved meanwhile.
+pub const MAX_JUDGEMENTS: u32 = 4;
+/// Causes in one result, and bytes of each one's detail: 36 KB, far below the longest message.
+pub const MAX_RESULT_CAUSES: usize = 64;
+/// See [`MAX_RESULT_CAUSES`].
+pub const MAX_RESULT_DETAIL: usize = 512;
+/// Operators' questions that wait to be sent.
+pub const MAX_QUEUED_CHECKS: usize = 256;

@@ -191,6 +191,7 @@ fn detail(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Deta
         files: unsigned(count.unwrap_or(0)),
         firmware_version: stored.state.as_ref().map(|state| state.firmware_version),
         attester_version: stored.state.as_ref().map(|state| state.attester_version.clone()),
+        evidence: stored.state.as_ref().map(|state| state.last.evidence),
         summary: stored.summary(now),
     }))
 }

@@ -176,6 +176,8 @@ pub struct Detail {
     pub firmware_version: Option<u64>,
     /// Version of its attester, by its own word.
     pub attester_version: Option<String>,
+    /// Digest that names the last accepted evidence.
+    pub evidence: Option<[u8; 32]>,
 }
 
 /// What made an entry of a history.

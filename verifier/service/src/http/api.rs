@@ -1,0 +1,343 @@
+//! JSON of the HTTP API, as both its ends know it: the service writes these shapes, the command line reads them.
+//! Times are RFC 3339 in UTC.
+
+use std::collections::BTreeMap;
+
+use appraisal::{Cause, Code, EkClass, UnixSeconds, Verdict};
+use evidence::result::Tier;
+use serde::{Deserialize, Serialize};
+
+use crate::store;
+
+/// RFC 3339 in UTC, to the second.
+#[must_use]
+pub fn time(seconds: UnixSeconds) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+/// One cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CauseJson {
+    /// Stable code.
+    pub code: String,
+    /// What and where.
+    pub detail: String,
+    /// Since when.
+    pub first_seen: String,
+    /// When it was last shown.
+    pub last_seen: String,
+}
+
+impl From<&Cause> for CauseJson {
+    fn from(cause: &Cause) -> Self {
+        Self {
+            code: cause.code.row().code.to_owned(),
+            detail: cause.detail.clone(),
+            first_seen: time(cause.first_seen),
+            last_seen: time(cause.last_seen),
+        }
+    }
+}
+
+/// One claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimJson {
+    /// AR4SI value.
+    pub value: u8,
+    /// Its tier.
+    pub tier: String,
+}
+
+/// A device in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SummaryJson {
+    /// 64 hex digits.
+    pub id: String,
+    /// Verdict as it stands now.
+    pub verdict: Verdict,
+    /// When the last verdict ends, or ended.
+    pub expires: Option<String>,
+    /// When evidence was last accepted.
+    pub last_evidence: Option<String>,
+    /// Why the device attested then.
+    pub last_check: Option<String>,
+    /// Product.
+    pub product: Option<String>,
+    /// Release.
+    pub release: Option<String>,
+    /// Causes.
+    pub causes: Vec<CauseJson>,
+    /// Codes of causes that policy tolerated.
+    pub tolerated: Vec<String>,
+}
+
+impl From<&store::Summary> for SummaryJson {
+    fn from(summary: &store::Summary) -> Self {
+        let code = |code: &Code| code.row().code.to_owned();
+        Self {
+            id: summary.id.to_string(),
+            verdict: summary.verdict,
+            expires: summary.expires.map(time),
+            last_evidence: summary.last_evidence.map(time),
+            last_check: summary.last_check.map(|why| why.name().to_owned()),
+            product: summary.product.clone(),
+            release: summary.release.clone(),
+            causes: summary.causes.iter().map(CauseJson::from).collect(),
+            tolerated: summary.tolerated.iter().map(code).collect(),
+        }
+    }
+}
+
+/// `GET /v1/devices`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicesJson {
+    /// Some of them, by id.
+    pub devices: Vec<SummaryJson>,
+    /// How many match in all.
+    pub total: u64,
+    /// `after` of the next page.
+    pub next: Option<String>,
+}
+
+/// A file of the device's present boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileJson {
+    /// SHA-256.
+    pub sha256: String,
+    /// Path as reported.
+    pub path: String,
+    /// Kind of observation.
+    pub kind: String,
+}
+
+/// What enrolment and operators said of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityJson {
+    /// Digest of the attestation key's Name.
+    pub ak: String,
+    /// SHA-256 of the SubjectPublicKeyInfo of each endorsement key.
+    pub eks: Vec<String>,
+    /// Class of the root that they lead to.
+    pub ek_class: EkClass,
+    /// The TPM's maker.
+    pub manufacturer: String,
+    /// When it was enrolled.
+    pub first_seen: String,
+    /// Why it is shut out.
+    pub revoked: Option<String>,
+}
+
+/// `GET /v1/devices/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceJson {
+    /// As in lists.
+    #[serde(flatten)]
+    pub summary: SummaryJson,
+    /// Claims that are made, by AR4SI's names.
+    pub claims: BTreeMap<String, ClaimJson>,
+    /// Who it is.
+    pub identity: IdentityJson,
+    /// What ran in its present boot: the first 1,000, by path.
+    pub running: Vec<FileJson>,
+    /// How many there are.
+    pub files: u64,
+    /// Vendor's firmware version of the TPM, hex.
+    pub tpm_firmware: Option<String>,
+    /// Version of the attester, by its own word.
+    pub attester: Option<String>,
+}
+
+impl From<&store::Detail> for DeviceJson {
+    fn from(detail: &store::Detail) -> Self {
+        let registration = &detail.registration;
+        let claim = |(claim, value): (evidence::result::Claim, u8)| {
+            (claim.name().to_owned(), ClaimJson { value, tier: Tier::of(value).name().to_owned() })
+        };
+        Self {
+            summary: SummaryJson::from(&detail.summary),
+            claims: detail.claims.iter().map(claim).collect(),
+            identity: IdentityJson {
+                ak: hex(registration.ak.name_digest()),
+                eks: registration.eks.iter().map(|ek| hex(ek)).collect(),
+                ek_class: registration.ek_class,
+                manufacturer: registration.manufacturer.clone(),
+                first_seen: time(registration.first_seen),
+                revoked: registration.revoked.clone(),
+            },
+            running: detail
+                .running
+                .iter()
+                .map(|file| FileJson { sha256: hex(&file.digest), path: file.path.clone(), kind: file.kind.clone() })
+                .collect(),
+            files: detail.files,
+            tpm_firmware: detail.firmware_version.map(|version| format!("{version:016x}")),
+            attester: detail.attester_version.clone(),
+        }
+    }
+}
+
+/// One entry of a history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRowJson {
+    /// When.
+    pub at: String,
+    /// `enrolled`, `evidence`, `expired`, `approved` or `revoked`.
+    pub what: String,
+    /// Verdict from then on.
+    pub verdict: Verdict,
+    /// Verdict before, where this changed it.
+    pub previous: Option<Verdict>,
+    /// Causes from then on.
+    pub causes: Vec<CauseJson>,
+    /// Release.
+    pub release: Option<String>,
+    /// SHA-256 that names the evidence.
+    pub evidence: Option<String>,
+    /// An operator's words.
+    pub note: Option<String>,
+}
+
+impl From<&store::HistoryRow> for HistoryRowJson {
+    fn from(row: &store::HistoryRow) -> Self {
+        Self {
+            at: time(row.at),
+            what: row.what.name().to_owned(),
+            verdict: row.verdict,
+            previous: row.previous,
+            causes: row.causes.iter().map(CauseJson::from).collect(),
+            release: row.release.clone(),
+            evidence: row.evidence.map(|digest| hex(&digest)),
+            note: row.note.clone(),
+        }
+    }
+}
+
+/// `GET /v1/devices/{id}/history`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryJson {
+    /// 64 hex digits.
+    pub id: String,
+    /// Oldest first.
+    pub history: Vec<HistoryRowJson>,
+}
+
+/// `GET /v1/fleet`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetJson {
+    /// Enrolled devices.
+    pub total: u64,
+    /// By verdict.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Whose verdict has expired.
+    pub overdue: u64,
+    /// That have sent no evidence.
+    pub never_seen: u64,
+}
+
+impl From<&store::FleetCounts> for FleetJson {
+    fn from(counts: &store::FleetCounts) -> Self {
+        let names = Verdict::ALL.iter().map(|verdict| verdict.name().to_owned());
+        Self {
+            total: counts.total,
+            verdicts: names.zip(counts.verdicts).collect(),
+            overdue: counts.overdue,
+            never_seen: counts.never_seen,
+        }
+    }
+}
+
+/// Who signed a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignerJson {
+    /// Role.
+    pub role: String,
+    /// Name in the trust file.
+    pub name: String,
+    /// Key id.
+    pub key: String,
+}
+
+/// One release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseJson {
+    /// Product.
+    pub product: String,
+    /// Release.
+    pub release: String,
+    /// Its place among the product's releases.
+    pub sequence: u64,
+    /// From when it is valid.
+    pub valid_from: Option<String>,
+    /// When it is to be replaced.
+    pub retire_at: Option<String>,
+    /// Reference boots in it.
+    pub boots: usize,
+    /// Who signed.
+    pub signers: Vec<SignerJson>,
+}
+
+/// `GET /v1/reference-values`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferencesJson {
+    /// Names this set of reference values.
+    pub id: String,
+    /// Distinct executables.
+    pub executables: usize,
+    /// Releases, by product and sequence.
+    pub releases: Vec<ReleaseJson>,
+}
+
+impl From<&reference_values::ReferenceIndex> for ReferencesJson {
+    fn from(index: &reference_values::ReferenceIndex) -> Self {
+        let release = |entry: &reference_values::ReleaseEntry| ReleaseJson {
+            product: entry.product().to_owned(),
+            release: entry.name().to_owned(),
+            sequence: entry.sequence(),
+            valid_from: entry.valid_from().map(time),
+            retire_at: entry.retire_at().map(time),
+            boots: entry.boots().len(),
+            signers: entry
+                .signers()
+                .iter()
+                .map(|signer| SignerJson {
+                    role: signer.role.to_string(),
+                    name: signer.name.clone(),
+                    key: signer.key_id.to_string(),
+                })
+                .collect(),
+        };
+        let releases = index.products().flat_map(|product| product.releases().map(|(_, entry)| release(entry)));
+        Self { id: hex(index.id()), executables: index.len(), releases: releases.collect() }
+    }
+}
+
+/// Body of `POST …/approve`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveJson {
+    /// Product that the device is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
+}
+
+/// Body of `POST …/revoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeJson {
+    /// Why.
+    pub why: String,
+}
+
+/// Answer of `POST …/check` that does not wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedJson {
+    /// 64 hex digits.
+    pub id: String,
+    /// That the device is being asked.
+    pub asked: bool,
+}
