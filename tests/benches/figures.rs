@@ -63,6 +63,10 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if !arguments.bench {
+        // `cargo test --benches` starts benchmarks too, to see that they start.
+        return Ok(());
+    }
     let known: Vec<&str> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
     if let Some(unknown) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
         bail!("there is no benchmark named `{unknown}`; there are: {}", known.join(", "));
