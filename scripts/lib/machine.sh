@@ -19,8 +19,16 @@ need_packages() {
     return 1
   fi
   echo "installing ${missing[*]}" >&2
-  apt-get -qq update >&2
-  DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" >&2
+  install_packages "${missing[@]}"
+}
+
+# Shows what apt has to say only where it fails.
+install_packages() {
+  local said
+  said=$( (
+    apt-get -qq update &&
+      DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install --no-install-recommends "$@"
+  ) 2>&1) || { printf '%s\n' "$said" "apt-get install $* failed" >&2; return 1; }
 }
 
 # Whether the first version is at least the second.
