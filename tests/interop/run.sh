@@ -69,7 +69,7 @@ check_evidence "a TPM, with the PCRs that it has" "$work/evidence.cose" "$work/a
 # our_pcrs FILE: `INDEX HEX` of the SHA-256 bank as `verifier inspect` computes it.
 our_pcrs() { "$bin/verifier" inspect "$1" --json | jq -r '.pcrs.sha256 | to_entries[] | "\(.key) \(.value)"' | sort -n; }
 
-for boot in tests/vectors/boot/*/; do
+for boot in tests/vectors/boot/*; do
   name=$(basename "$boot")
   our_pcrs "$boot/eventlog.bin" >"$work/ours"
   # A boot that tpm2_eventlog reads has events; an empty answer of both would agree.
@@ -78,8 +78,12 @@ for boot in tests/vectors/boot/*/; do
   diff "$work/ours" "$work/theirs" >&2 || fail "tpm2_eventlog computes other PCRs of $boot/eventlog.bin (right) than we (left)"
   agreed tpm2_eventlog "computes the same PCRs of $name"
 
-  our_pcrs "$boot/ima.bin" | while read -r pcr value; do printf 'PCR-%02d: %s\n' "$pcr" "$value"; done >"$work/ours"
-  grep -q '^PCR-10: [0-9a-f]\{64\}$' "$work/ours" || fail "no PCR 10 in $boot/ima.bin"
+  ours=$(our_pcrs "$boot/ima.bin" | sed -n 's/^10 //p')
+  [[ -n $ours ]] || fail "no PCR 10 in $boot/ima.bin"
+  # evmctl wants all of them, and compares those that the list extends.
+  for pcr in {0..23}; do
+    printf 'PCR-%02d: %s\n' "$pcr" "$( ((pcr == 10)) && echo "$ours" || printf '%064d' 0)"
+  done >"$work/ours"
   evmctl ima_measurement --ignore-violations --pcrs "sha256,$work/ours" "$boot/ima.bin" >/dev/null 2>&1 ||
     fail "evmctl computes another PCR 10 of $boot/ima.bin"
   agreed evmctl "computes the same PCR 10 of $name"
