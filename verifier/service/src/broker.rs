@@ -1,0 +1,146 @@
+//! The broker as a child process: in goes mosquitto's configuration, out comes a running mosquitto, started again when it
+//! dies and ended with this program. Its own words go to the log.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+/// First wait before a new start, doubled each time up to the longest.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Who ran so long did not die of its configuration: waiting begins anew.
+const RAN_WELL: Duration = Duration::from_secs(60);
+/// Time to save sessions and queues when it is ended.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// Folders of system programs, which are not in every user's PATH.
+const SYSTEM_FOLDERS: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/bin"];
+
+/// The broker cannot be started.
+#[derive(Debug, Error)]
+pub enum BrokerError {
+    /// No program.
+    #[error(
+        "mosquitto is not installed: apt-get install mosquitto; or run a broker elsewhere and set `spawn = false` under [broker]"
+    )]
+    NotInstalled,
+    /// No configuration.
+    #[error(
+        "the broker's configuration {0} does not exist: `verifier init` makes one, and `mosquitto` under [broker] names it"
+    )]
+    NoConfiguration(String),
+}
+
+/// A mosquitto to be kept running.
+#[derive(Debug)]
+pub struct Mosquitto {
+    program: PathBuf,
+    setpriv: Option<PathBuf>,
+    configuration: PathBuf,
+}
+
+impl Mosquitto {
+    /// Looks for the program and its configuration.
+    ///
+    /// # Errors
+    /// [`BrokerError`]
+    pub fn find(configuration: &Path) -> Result<Self, BrokerError> {
+        if !configuration.is_file() {
+            return Err(BrokerError::NoConfiguration(configuration.display().to_string()));
+        }
+        let program = find("mosquitto").ok_or(BrokerError::NotInstalled)?;
+        Ok(Self { program, setpriv: find("setpriv"), configuration: configuration.to_owned() })
+    }
+
+    /// Keeps it running until `stop` turns true, then ends it.
+    pub async fn supervise(self, mut stop: watch::Receiver<bool>) {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let started = Instant::now();
+            match self.start() {
+                Ok(mut child) => {
+                    let ended = tokio::select! {
+                        ended = child.wait() => ended,
+                        () = stopped(&mut stop) => return end(child).await,
+                    };
+                    let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+                    tracing::error!("mosquitto ended with {how}; what it said stands above; starting it again");
+                }
+                Err(error) => tracing::error!("cannot start {}: {error}", self.program.display()),
+            }
+            wait = if started.elapsed() > RAN_WELL { FIRST_WAIT } else { (wait * 2).min(LONGEST_WAIT) };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = stopped(&mut stop) => return,
+            }
+        }
+    }
+
+    /// With `setpriv` the kernel ends it when this program is killed, so that the port is free for the next.
+    fn start(&self) -> std::io::Result<Child> {
+        let mut command = match &self.setpriv {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "TERM"]).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
+        command.arg("-c").arg(&self.configuration).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn()?;
+        child.stdout.take().map(|out| tokio::spawn(log(out)));
+        child.stderr.take().map(|out| tokio::spawn(log(out)));
+        Ok(child)
+    }
+}
+
+/// Returns when it is time to end; also where nobody is left to say so.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+/// Asks it to end, and insists.
+async fn end(mut child: Child) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    // Not yet waited for, so the number is still its own.
+    let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+    if !asked || timeout(ENDS_WITHIN, child.wait()).await.is_err() {
+        drop(child.kill().await);
+    }
+}
+
+/// Client ids and user names in these lines come from strangers.
+async fn log(out: impl AsyncRead + Unpin) {
+    let mut lines = BufReader::new(out).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        tracing::info!(target: "mosquitto", "{}", line.escape_debug());
+    }
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_configuration_is_named() {
+        let error = Mosquitto::find(Path::new("/nonexistent/mosquitto.conf")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/mosquitto.conf") && error.contains("verifier init"), "{error}");
+    }
+}

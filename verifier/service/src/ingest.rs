@@ -1,0 +1,559 @@
+//! What devices send, on its way to a verdict: messages in; durable judgements and signed answers out. A batch is what is
+//! there: verified and judged on all cores, committed in one transaction, then acknowledged in the order of arrival,
+//! then answered.
+//!
+//! Of one device at most one message is in a commit, in order, so that each is judged on the state that the last one
+//! left.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
+
+use appraisal::{Appraisal, ChallengeKey, Code, Files, Fresh, Input, Stale, Standing, UnixSeconds, Verdict, appraise};
+use evidence::{
+    cbor,
+    challenge::{Challenge, Hello, Refusal},
+    claims::DeviceId,
+    cose,
+    envelope::{DeviceKeys, Envelope},
+    pcr::sha256,
+    result::{AttestationResult, Claim, ResultCause},
+    topic::{DownKind, DownTopic, Name, UpTopic},
+    verifier_message::Purpose,
+};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    certificates::BrokerCa,
+    enrol,
+    http::CheckRequest,
+    keys::SigningKey,
+    limits::{
+        CONTINUE_RATE, EVIDENCE_RATE, HELLO_RATE, LOG_RATE, MAX_BATCH, MAX_JUDGEMENTS, MAX_RATED_DEVICES,
+        MAX_RESULT_CAUSES, MAX_RESULT_DETAIL, REFUSAL_RATE,
+    },
+    metrics::Metrics,
+    mqtt::{Inbox, Message, Outgoing, Publisher},
+    rate::Limiter,
+    references::Rules,
+    store::{Accepted, Committed, Registration, Store, StoreError, Trouble},
+};
+
+/// Software that judged, in results.
+const BUILD: &str = concat!("countersign-verifier/", env!("CARGO_PKG_VERSION"));
+/// Kinds of refusal that have a line in the log each; there are some forty codes.
+const MAX_LOGGED_KINDS: usize = 256;
+/// Waits after the store has failed.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// This verifier: its name and keys, what it goes by, and what it remembers.
+pub struct Verifier {
+    /// Name in topics.
+    pub name: Name,
+    /// Signs answers.
+    pub key: SigningKey,
+    /// Makes and recognises challenges.
+    pub challenges: ChallengeKey,
+    /// Devices.
+    pub store: Store,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What evidence is held against.
+    pub rules: watch::Receiver<Arc<Rules>>,
+    /// Issues certificates to devices.
+    pub ca: Option<BrokerCa>,
+    /// Seconds since 1970.
+    pub clock: fn() -> UnixSeconds,
+    /// Enrolment's own memory.
+    pub enrolment: enrol::Desk,
+    /// Rates and the like.
+    pub rates: Rates,
+}
+
+/// How often devices may what.
+#[derive(Debug)]
+pub struct Rates {
+    hello: Limiter<DeviceId>,
+    evidence: Limiter<DeviceId>,
+    refusal: Limiter<DeviceId>,
+    next_segment: Limiter<DeviceId>,
+    log: Limiter<&'static str>,
+    /// For which product each device's files were last held against reference values: another one asks for all of them.
+    judged_for: Mutex<HashMap<DeviceId, u64>>,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            hello: Limiter::new(HELLO_RATE, MAX_RATED_DEVICES),
+            evidence: Limiter::new(EVIDENCE_RATE, MAX_RATED_DEVICES),
+            refusal: Limiter::new(REFUSAL_RATE, MAX_RATED_DEVICES),
+            next_segment: Limiter::new(CONTINUE_RATE, MAX_RATED_DEVICES),
+            log: Limiter::new(LOG_RATE, MAX_LOGGED_KINDS),
+            judged_for: Mutex::default(),
+        }
+    }
+}
+
+/// What one message led to.
+enum Step {
+    /// Nothing to keep; perhaps something to say.
+    Answer(Option<Outgoing>),
+    /// To be committed first.
+    Keep(Box<Judged>),
+}
+
+/// A judgement, and what to say once it is durable.
+struct Judged {
+    accepted: Accepted,
+    answers: Vec<Outgoing>,
+    verdict: Verdict,
+    product: u64,
+}
+
+/// One message of a batch, still to be dealt with.
+#[derive(Debug, Clone)]
+struct Work {
+    message: usize,
+    topic: UpTopic,
+    tries: u32,
+}
+
+/// Takes messages and operators' questions until the task is dropped; what is not acknowledged then, the broker keeps.
+pub async fn run(
+    verifier: Arc<Verifier>,
+    mut inbox: Inbox,
+    publisher: Publisher,
+    mut checks: mpsc::Receiver<CheckRequest>,
+) {
+    loop {
+        let answers = tokio::select! {
+            batch = inbox.receive(MAX_BATCH) => {
+                if batch.is_empty() {
+                    return;
+                }
+                let batch = Arc::new(batch);
+                let answers = verifier.take(&batch).await;
+                inbox.acknowledge(&batch);
+                answers
+            }
+            Some(CheckRequest { device }) = checks.recv() => verifier.request(&device, true).into_iter().collect(),
+        };
+        for _ in 0..publisher.publish(answers).await {
+            verifier.metrics.dropped("answer");
+        }
+    }
+}
+
+impl Verifier {
+    /// Deals with a batch; when it returns, all of it may be acknowledged.
+    async fn take(self: &Arc<Self>, batch: &Arc<Vec<Message>>) -> Vec<Outgoing> {
+        let mut waiting: Vec<Work> = batch.iter().enumerate().filter_map(|(at, m)| self.sort(at, m)).collect();
+        let mut answers = Vec::new();
+        let mut wait = FIRST_WAIT;
+        while !waiting.is_empty() {
+            let (round, rest) = first_of_each(waiting);
+            let again = self.round(batch, round, &mut answers).await;
+            waiting = match again {
+                Ok(again) => again.into_iter().chain(rest).collect(),
+                Err(again) => {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                    again.into_iter().chain(rest).collect()
+                }
+            };
+        }
+        answers
+    }
+
+    /// What a message's topic says it is.
+    fn sort(&self, message: usize, content: &Message) -> Option<Work> {
+        let topic = content.topic().and_then(UpTopic::parse);
+        match topic {
+            None => self.metrics.dropped("unknown-topic"),
+            // For another verifier, which gets it too.
+            Some(UpTopic::Hello(_, name)) if name != self.name => {}
+            Some(topic) => return Some(Work { message, topic, tries: 0 }),
+        }
+        None
+    }
+
+    /// Judges and commits. What must be tried again comes back: at once, or (`Err`) after a while.
+    async fn round(
+        self: &Arc<Self>,
+        batch: &Arc<Vec<Message>>,
+        round: Vec<Work>,
+        answers: &mut Vec<Outgoing>,
+    ) -> Result<Vec<Work>, Vec<Work>> {
+        let mut kept: Vec<(Work, Judged)> = Vec::new();
+        let mut failed = Vec::new();
+        for (work, step) in self.judge_all(batch, round).await {
+            match step {
+                Ok(Step::Answer(answer)) => answers.extend(answer),
+                Ok(Step::Keep(judged)) => kept.push((work, *judged)),
+                Err(error) => failed.extend(self.after_failure(work, &error)),
+            }
+        }
+        let again = self.commit(kept, answers).await;
+        match again {
+            Ok(mut again) if failed.is_empty() => {
+                again.retain(|work| self.may_try(work));
+                Ok(again)
+            }
+            Ok(again) | Err(again) => Err(failed.into_iter().chain(again).collect()),
+        }
+    }
+
+    /// On all cores.
+    async fn judge_all(
+        self: &Arc<Self>,
+        batch: &Arc<Vec<Message>>,
+        round: Vec<Work>,
+    ) -> Vec<(Work, Result<Step, StoreError>)> {
+        let cores = available_parallelism().map_or(1, usize::from);
+        let share = round.len().div_ceil(cores).max(1);
+        let tasks: Vec<_> = round
+            .chunks(share)
+            .map(|share| {
+                let (verifier, batch, share) = (Arc::clone(self), Arc::clone(batch), share.to_vec());
+                tokio::task::spawn_blocking(move || {
+                    let judge = |work: Work| {
+                        let step = verifier.judge(&work.topic, batch.get(work.message).map_or(&[], Message::payload));
+                        (work, step)
+                    };
+                    share.into_iter().map(judge).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let mut judged = Vec::with_capacity(round.len());
+        for task in tasks {
+            // Only the end of the program keeps a share from being judged.
+            judged.extend(task.await.unwrap_or_default());
+        }
+        judged
+    }
+
+    /// One message. A fault of ours must not stop the others, nor come back with the same message for ever.
+    fn judge(&self, topic: &UpTopic, payload: &[u8]) -> Result<Step, StoreError> {
+        let judged = catch_unwind(AssertUnwindSafe(|| match topic {
+            UpTopic::Enrol(client) => self.enrol(client, payload).map(Step::Answer),
+            UpTopic::Hello(device, _) => self.hello(device, payload).map(Step::Answer),
+            UpTopic::Evidence(device) => self.evidence(device, payload),
+        }));
+        judged.unwrap_or_else(|_| {
+            self.metrics.dropped("panic");
+            tracing::error!("a message on {topic} was dropped: judging it failed by a fault of this program");
+            Ok(Step::Answer(None))
+        })
+    }
+
+    /// Commits in one transaction. What was judged on a state that has moved comes back; all of it (`Err`) where the
+    /// store failed.
+    async fn commit(&self, kept: Vec<(Work, Judged)>, answers: &mut Vec<Outgoing>) -> Result<Vec<Work>, Vec<Work>> {
+        if kept.is_empty() {
+            return Ok(Vec::new());
+        }
+        let started = Instant::now();
+        let mut accepted = Vec::with_capacity(kept.len());
+        let mut rest = Vec::with_capacity(kept.len());
+        for (work, judged) in kept {
+            rest.push((work, judged.accepted.device, judged.answers, judged.verdict, judged.product));
+            accepted.push(judged.accepted);
+        }
+        let outcomes = match self.store.commit_async(accepted).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                return Err(rest.into_iter().filter_map(|(work, ..)| self.after_failure(work, &error)).collect());
+            }
+        };
+        self.metrics.committed(outcomes.len(), started.elapsed());
+        let mut again = Vec::new();
+        for ((work, device, says, verdict, product), outcome) in rest.into_iter().zip(outcomes) {
+            match outcome {
+                Committed::Done => {
+                    self.metrics.accepted(verdict);
+                    self.rates.judged(device, product);
+                    answers.extend(says);
+                }
+                Committed::Lost => again.push(Work { tries: work.tries + 1, ..work }),
+                Committed::TooManyFiles => {
+                    self.metrics.refused("limit.files");
+                    self.say("limit.files", || {
+                        format!("{device} reported more files than are kept; its verdict will expire")
+                    });
+                }
+            }
+        }
+        Ok(again)
+    }
+
+    /// Evidence whose device's state keeps moving is not judged for ever.
+    fn may_try(&self, work: &Work) -> bool {
+        let may = work.tries < MAX_JUDGEMENTS;
+        if !may {
+            self.metrics.dropped("contended");
+        }
+        may
+    }
+
+    /// A store that cannot write now is waited for: nothing may be acknowledged that is not durable. A damaged row is
+    /// no reason to hold up every other device.
+    fn after_failure(&self, work: Work, error: &StoreError) -> Option<Work> {
+        self.metrics.store_failed();
+        self.say("store", || error.to_string());
+        let damaged = matches!(error, StoreError::Database { kind: Trouble::Damaged | Trouble::Other, .. });
+        let work = Work { tries: work.tries + u32::from(damaged), ..work };
+        self.may_try(&work).then_some(work)
+    }
+
+    /// A device asks for a challenge.
+    fn hello(&self, device: &DeviceId, payload: &[u8]) -> Result<Option<Outgoing>, StoreError> {
+        if cbor::decode::<Hello>("hello", payload).is_err() {
+            self.metrics.malformed("hello");
+            return Ok(None);
+        }
+        if self.registration(device)?.is_none() {
+            return Ok(None);
+        }
+        if !self.rates.hello.allows(*device, Instant::now()) {
+            self.metrics.dropped("rate.hello");
+            return Ok(None);
+        }
+        Ok(self.request(device, false))
+    }
+
+    /// A challenge for `device`; `asked` where an operator did.
+    #[must_use]
+    pub fn request(&self, device: &DeviceId, asked: bool) -> Option<Outgoing> {
+        let mut random = [0; 8];
+        SystemRandom::new().fill(&mut random).ok()?;
+        let nonce = self.challenges.issue(self.key.id(), device, random, (self.clock)());
+        self.to_device(device, DownKind::Request, Purpose::Request, &Challenge::new(*device, nonce, asked))
+    }
+
+    fn registration(&self, device: &DeviceId) -> Result<Option<Registration>, StoreError> {
+        let found = self.store.registration(*device)?;
+        if found.is_none() {
+            self.metrics.refused("identity.unregistered");
+        }
+        Ok(found)
+    }
+
+    /// Evidence: whose, authentic, fresh, and then what it says.
+    fn evidence(&self, device: &DeviceId, message: &[u8]) -> Result<Step, StoreError> {
+        let Ok(envelope) = Envelope::decode(message) else {
+            self.metrics.malformed("evidence");
+            return Ok(Step::Answer(None));
+        };
+        let Some(registration) = self.registration(device)? else { return Ok(Step::Answer(None)) };
+        if !self.rates.evidence.allows(*device, Instant::now()) {
+            self.metrics.dropped("rate.evidence");
+            return Ok(Step::Answer(None));
+        }
+        let refuse = |code, why: String| Ok(Step::Answer(self.refuse(device, message, code, why)));
+        let authentic = match envelope.verify(&DeviceKeys { device: *device, ak: registration.ak }) {
+            Ok(authentic) => authentic,
+            Err(refused) => return refuse(refused.code(), refused.to_string()),
+        };
+        let state = self.store.state(*device)?;
+        let last = state.as_ref().map(|state| &state.last);
+        match Fresh::check(authentic, &self.challenges, self.key.id(), last, (self.clock)()) {
+            Ok(fresh) => self.appraise(&registration, state.as_ref(), &fresh, message),
+            Err(Stale::Duplicate) => {
+                self.metrics.refused(Stale::Duplicate.code());
+                Ok(Step::Answer(self.stored_result(device)?))
+            }
+            Err(Stale::Replay) => {
+                self.metrics.refused(Stale::Replay.code());
+                self.say(Stale::Replay.code(), || format!("{}: {}", enrol::short(device), Stale::Replay));
+                Ok(Step::Answer(None))
+            }
+            Err(stale) => refuse(stale.code(), stale.to_string()),
+        }
+    }
+
+    fn appraise(
+        &self,
+        registration: &Registration,
+        state: Option<&appraisal::DeviceState>,
+        fresh: &Fresh,
+        message: &[u8],
+    ) -> Result<Step, StoreError> {
+        let rules = Arc::clone(&self.rules.borrow());
+        let device = registration.device;
+        let product = hash(registration.product.as_deref());
+        let same = state.is_some_and(|state| state.references == *rules.references.id());
+        let held = match same && self.rates.were_judged(&device, product) {
+            true => None,
+            false => Some(self.store.files(device)?),
+        };
+        let standing = Standing {
+            ek_class: registration.ek_class,
+            product: registration.product.clone(),
+            revoked: registration.revoked.clone(),
+        };
+        let appraisal = appraise(Input {
+            evidence: fresh,
+            standing: &standing,
+            state,
+            files: held.as_deref().map_or(Files::Unchanged, Files::All),
+            references: &rules.references,
+            policy: &rules.policy,
+            now: (self.clock)(),
+        });
+        let result = self.result(&appraisal, registration, fresh, &rules.policy.id);
+        let Some(answer) = self.to_device(&device, DownKind::Result, Purpose::Result, &result) else {
+            // Without a result there is nothing to keep: the device tries again.
+            return Ok(Step::Answer(None));
+        };
+        let signed = answer.payload.clone();
+        let mut answers = vec![answer];
+        if self.wants_more(&device, state, &appraisal) {
+            answers.extend(self.request(&device, false));
+        }
+        let verdict = appraisal.state.verdict;
+        let expected = state.map(|state| state.last);
+        let accepted = Accepted { device, expected, appraisal, evidence: without_attachments(message), result: signed };
+        Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict, product })))
+    }
+
+    /// Whether the rest of a log should come at once: only from who gets on, so that a lost log asks for nothing.
+    fn wants_more(&self, device: &DeviceId, before: Option<&appraisal::DeviceState>, now: &Appraisal) -> bool {
+        let incomplete = now.state.causes.iter().chain(&now.tolerated).any(|cause| cause.code == Code::LogIncomplete);
+        let got_on = before.is_none_or(|state| state.boot.acknowledged() != now.acknowledged);
+        incomplete && got_on && self.rates.next_segment.allows(*device, Instant::now())
+    }
+
+    fn result(
+        &self,
+        appraisal: &Appraisal,
+        registration: &Registration,
+        fresh: &Fresh,
+        policy: &str,
+    ) -> AttestationResult {
+        let state = &appraisal.state;
+        let mut vector = state.vector;
+        if vector.iter().next().is_none() {
+            // EAR wants a claim; this one says nothing.
+            vector.set(Claim::InstanceIdentity, 0);
+        }
+        let cause = |cause: &appraisal::Cause| ResultCause {
+            code: cause.code.row().code.to_owned(),
+            detail: shortened(&cause.detail),
+        };
+        AttestationResult {
+            issued: state.judged,
+            expires: state.expires,
+            nonce: *fresh.nonce(),
+            device: registration.device,
+            developer: self.name.to_string(),
+            build: BUILD.to_owned(),
+            evidence: *fresh.evidence().digest(),
+            acknowledged: appraisal.acknowledged,
+            status: state.verdict.tier(),
+            vector,
+            policy: policy.to_owned(),
+            causes: state.causes.iter().take(MAX_RESULT_CAUSES).map(cause).collect(),
+            tolerated: state.tolerated.iter().map(|code| code.row().code.to_owned()).take(MAX_RESULT_CAUSES).collect(),
+            release: registration.product.clone().zip(state.release.clone()),
+        }
+    }
+
+    fn stored_result(&self, device: &DeviceId) -> Result<Option<Outgoing>, StoreError> {
+        let topic = DownTopic::Device(*device, self.name.clone(), DownKind::Result).to_string();
+        Ok(self.store.result(*device)?.map(|payload| Outgoing { topic, payload }))
+    }
+
+    /// Counts, and tells an enrolled device why.
+    fn refuse(&self, device: &DeviceId, message: &[u8], code: &'static str, why: String) -> Option<Outgoing> {
+        self.metrics.refused(code);
+        self.say(code, || format!("evidence of {} is refused: {why}", enrol::short(device)));
+        if !self.rates.refusal.allows(*device, Instant::now()) {
+            return None;
+        }
+        let refusal = Refusal { message: sha256(message), code: code.to_owned(), why };
+        self.to_device(device, DownKind::Refusal, Purpose::Refusal, &refusal)
+    }
+
+    fn to_device<T: Serialize>(
+        &self,
+        device: &DeviceId,
+        kind: DownKind,
+        purpose: Purpose,
+        content: &T,
+    ) -> Option<Outgoing> {
+        self.sealed(purpose, &DownTopic::Device(*device, self.name.clone(), kind), content)
+    }
+
+    pub(crate) fn sealed<T: Serialize>(&self, purpose: Purpose, topic: &DownTopic, content: &T) -> Option<Outgoing> {
+        let sealed = self.key.seal(purpose, content).map_err(|error| tracing::error!("{error}"));
+        Some(Outgoing { topic: topic.to_string(), payload: sealed.ok()? })
+    }
+
+    /// A line in the log, unless there were many of its kind.
+    pub(crate) fn say(&self, kind: &'static str, what: impl FnOnce() -> String) {
+        if self.rates.log.allows(kind, Instant::now()) {
+            tracing::warn!("{kind}: {}", what());
+        }
+    }
+}
+
+impl Rates {
+    fn judged(&self, device: DeviceId, product: u64) {
+        let mut judged = self.judged_for.lock().unwrap_or_else(PoisonError::into_inner);
+        if judged.len() >= MAX_RATED_DEVICES {
+            judged.clear();
+        }
+        judged.insert(device, product);
+    }
+
+    fn were_judged(&self, device: &DeviceId, product: u64) -> bool {
+        self.judged_for.lock().unwrap_or_else(PoisonError::into_inner).get(device) == Some(&product)
+    }
+}
+
+/// The first message of each device, and the rest in order.
+fn first_of_each(waiting: Vec<Work>) -> (Vec<Work>, Vec<Work>) {
+    let mut seen = HashSet::new();
+    waiting.into_iter().partition(|work| match &work.topic {
+        UpTopic::Evidence(device) => seen.insert(*device),
+        UpTopic::Enrol(_) | UpTopic::Hello(..) => true,
+    })
+}
+
+fn hash(product: Option<&str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    product.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The message as proofs and duplicates name it.
+fn without_attachments(message: &[u8]) -> Vec<u8> {
+    let sign1 = cose::Sign1::decode("evidence", message);
+    sign1.map(|sign1| cose::encode(sign1.protected, &[], sign1.payload, sign1.signature)).unwrap_or_default()
+}
+
+fn shortened(detail: &str) -> String {
+    if detail.len() <= MAX_RESULT_DETAIL {
+        return detail.to_owned();
+    }
+    // What is in the middle is a path; its beginning and the digest at its end tell most.
+    let half = MAX_RESULT_DETAIL / 2 - 4;
+    let head: String = detail
+        .chars()
+        .scan(0, |bytes, c| {
+            *bytes += c.len_utf8();
+            (*bytes <= half).then_some(c)
+        })
+        .collect();
+    let end = (detail.len() - half..).find(|at| detail.is_char_boundary(*at)).unwrap_or(detail.len());
+    format!("{head}…{}", &detail[end..])
+}

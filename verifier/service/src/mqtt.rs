@@ -1,0 +1,445 @@
+//! Two connections to the broker. Out of one come [`Message`]s, to be acknowledged by whoever has made them durable; into
+//! the other go answers. Neither ends while the program runs: what the broker refuses is said once, with what to do, and
+//! tried again.
+//!
+//! An acknowledgement names a packet id, which is worth nothing after a reconnect: the next connection may use it for
+//! another message. So each connection has a number, and acknowledgements of earlier ones are dropped under one lock
+//! with the change of number. The number of messages between arrival and acknowledgement is bounded; at the bound
+//! nothing is read, and the broker keeps what comes.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rumqttc::{
+    NetworkOptions, TlsConfiguration, Transport,
+    v5::{
+        AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError,
+        mqttbytes::{
+            QoS,
+            v5::{ConnectReturnCode, Filter, Packet, Publish, SubAck, SubscribeReasonCode},
+        },
+    },
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    version::TLS13,
+};
+use thiserror::Error;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    config::Broker,
+    init::PACKET_MARGIN,
+    limits::{MAX_QUEUED_ANSWERS, MAX_UNACKNOWLEDGED},
+};
+
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long the broker keeps what was not delivered while no process of this verifier is connected, seconds: a day, as
+/// evidence answers challenges that last minutes, and enrolments are tried again.
+const SESSION_EXPIRY: u32 = 24 * 3600;
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// The same trouble is told again after this time.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// Answers that the broker has not confirmed; rumqttc reserves room for each.
+const INFLIGHT_ANSWERS: u16 = 256;
+/// How long answers wait for room before they are dropped: devices ask again.
+const ROOM_WITHIN: Duration = Duration::from_secs(2);
+/// Requests of our own beside acknowledgements: a subscription and a ping.
+const OTHER_REQUESTS: usize = 8;
+
+/// What the connections are made of cannot be used. Exit code 2 where a file is wrong.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// A certificate or key.
+    #[error("{path}: {why}; `verifier init` makes certificates and keys for the broker")]
+    File {
+        /// Which file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Certificate and key do not go together, or TLS refuses them.
+    #[error("the verifier's certificate and key for the broker cannot be used: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// TLS 1.3 with a client certificate, and nothing else.
+fn tls(broker: &Broker) -> Result<Arc<ClientConfig>, LinkError> {
+    let wrong = |path: &Path, why: &dyn std::fmt::Display| LinkError::File {
+        path: path.display().to_string(),
+        why: why.to_string(),
+    };
+    let certificates = |path: &Path| -> Result<Vec<_>, LinkError> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+        found.map_err(|error| wrong(path, &error))
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&broker.ca)? {
+        roots.add(certificate).map_err(|error| wrong(&broker.ca, &error))?;
+    }
+    let key = PrivateKeyDer::from_pem_file(&broker.key).map_err(|error| wrong(&broker.key, &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(&broker.certificate)?, key)?;
+    Ok(Arc::new(config))
+}
+
+/// How to connect.
+#[derive(Debug, Clone)]
+pub struct Link {
+    broker: Broker,
+    tls: Arc<ClientConfig>,
+    client_id: String,
+}
+
+impl Link {
+    /// `client_id` must not be guessed: whoever connects with it ends this connection.
+    ///
+    /// # Errors
+    /// [`LinkError`] names the file.
+    pub fn new(broker: &Broker, client_id: String) -> Result<Self, LinkError> {
+        Ok(Self { broker: broker.clone(), tls: tls(broker)?, client_id })
+    }
+
+    fn options(&self, suffix: &str) -> MqttOptions {
+        let Broker { host, port, max_message_bytes, .. } = &self.broker;
+        let mut options = MqttOptions::new(format!("{}{suffix}", self.client_id), host, *port);
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        let max_packet = u32::try_from(max_message_bytes + PACKET_MARGIN).unwrap_or(u32::MAX);
+        options
+            .set_network_options(network)
+            .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(&self.tls))))
+            .set_keep_alive(KEEP_ALIVE)
+            .set_clean_start(false)
+            .set_session_expiry_interval(Some(SESSION_EXPIRY))
+            .set_max_packet_size(Some(max_packet));
+        options
+    }
+
+    /// Opens the connection that messages come from, subscribed to `filters`. The receiver of `bool` says whether it
+    /// stands.
+    pub fn receive(&self, filters: Vec<String>) -> (Inbox, watch::Receiver<bool>) {
+        let mut options = self.options("");
+        options
+            .set_manual_acks(true)
+            .set_receive_maximum(u16::try_from(MAX_UNACKNOWLEDGED).ok())
+            .set_outgoing_inflight_upper_limit(1);
+        let (client, events) = AsyncClient::new(options, MAX_UNACKNOWLEDGED + OTHER_REQUESTS);
+        let acknowledger = Acknowledger { client, connection: Arc::default() };
+        let (to, from) = mpsc::channel(MAX_UNACKNOWLEDGED);
+        let (connected, is_connected) = watch::channel(false);
+        let reader = Reader {
+            events,
+            acknowledger: acknowledger.clone(),
+            room: Arc::new(Semaphore::new(MAX_UNACKNOWLEDGED)),
+            to,
+            filters,
+            trouble: Trouble::new(self, "receiving"),
+            connected,
+        };
+        tokio::spawn(reader.run());
+        (Inbox { from, acknowledger }, is_connected)
+    }
+
+    /// Opens the connection that answers go to.
+    pub fn publish(&self) -> Publisher {
+        let mut options = self.options("-out");
+        options.set_outgoing_inflight_upper_limit(INFLIGHT_ANSWERS);
+        let (client, mut events) = AsyncClient::new(options, MAX_QUEUED_ANSWERS);
+        let (connected, is_connected) = watch::channel(false);
+        let mut trouble = Trouble::new(self, "answering");
+        let max_message = self.broker.max_message_bytes;
+        tokio::spawn(async move {
+            loop {
+                match events.poll().await {
+                    Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                        trouble.over();
+                        connected.send_replace(true);
+                    }
+                    Ok(_) => {}
+                    // All clients are gone: the program ends.
+                    Err(ConnectionError::RequestsDone) => return,
+                    Err(error) => {
+                        connected.send_replace(false);
+                        trouble.wait(&error).await;
+                    }
+                }
+            }
+        });
+        Publisher { client, connected: is_connected, max_message }
+    }
+}
+
+/// A message that nobody has looked at.
+#[derive(Debug)]
+pub struct Message {
+    publish: Publish,
+    connection: u64,
+    /// Given back with the acknowledgement, or with the message.
+    _room: OwnedSemaphorePermit,
+}
+
+impl Message {
+    /// Where it was published; `None` where that is not text.
+    #[must_use]
+    pub fn topic(&self) -> Option<&str> {
+        std::str::from_utf8(&self.publish.topic).ok()
+    }
+
+    /// What was published.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.publish.payload
+    }
+}
+
+/// Where messages come from.
+#[derive(Debug)]
+pub struct Inbox {
+    from: mpsc::Receiver<Message>,
+    acknowledger: Acknowledger,
+}
+
+impl Inbox {
+    /// Waits for a message, and takes what else is there, at most `limit`. Nothing: the connection has ended for good.
+    pub async fn receive(&mut self, limit: usize) -> Vec<Message> {
+        let mut batch = Vec::new();
+        self.from.recv_many(&mut batch, limit).await;
+        batch
+    }
+
+    /// Acknowledges in the order given, which must be that of arrival (MQTT 5 §4.6).
+    pub fn acknowledge(&self, messages: &[Message]) {
+        self.acknowledger.acknowledge(messages);
+    }
+}
+
+/// Sends acknowledgements on the connection that the message came from, or not at all.
+#[derive(Debug, Clone)]
+struct Acknowledger {
+    client: AsyncClient,
+    connection: Arc<Mutex<u64>>,
+}
+
+impl Acknowledger {
+    fn acknowledge(&self, messages: &[Message]) {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        for message in messages.iter().filter(|message| message.connection == *connection) {
+            // There is room for one for each message that may be on its way; without a connection, none is wanted.
+            drop(self.client.try_ack(&message.publish));
+        }
+    }
+
+    fn connection(&self) -> u64 {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a connection: what it brought will come again, and what was to be acknowledged on it must not be on the next.
+    fn next_connection(&self, events: &mut EventLoop) {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        *connection += 1;
+        events.clean();
+        events.state.events.clear();
+        events.pending.clear();
+    }
+}
+
+/// The receiving connection's own task.
+struct Reader {
+    events: EventLoop,
+    acknowledger: Acknowledger,
+    room: Arc<Semaphore>,
+    to: mpsc::Sender<Message>,
+    filters: Vec<String>,
+    trouble: Trouble,
+    connected: watch::Sender<bool>,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        loop {
+            let event = tokio::select! {
+                event = self.events.poll() => event,
+                () = self.to.closed() => return,
+            };
+            match event {
+                Ok(Event::Incoming(Packet::ConnAck(_))) => self.subscribe(),
+                Ok(Event::Incoming(Packet::SubAck(ack))) => self.check_subscription(&ack),
+                Ok(Event::Incoming(Packet::Publish(publish))) => {
+                    if !self.pass_on(publish).await {
+                        return;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.connected.send_replace(false);
+                    self.acknowledger.next_connection(&mut self.events);
+                    self.trouble.wait(&error).await;
+                }
+            }
+        }
+    }
+
+    /// On each connection: the broker may have lost the session, or kept one that was subscribed to less.
+    fn subscribe(&self) {
+        let filters = self.filters.iter().map(|filter| Filter::new(filter.clone(), QoS::AtLeastOnce));
+        if self.acknowledger.client.try_subscribe_many(filters).is_err() {
+            tracing::error!("cannot subscribe: no room among the requests to the broker");
+        }
+    }
+
+    fn check_subscription(&mut self, ack: &SubAck) {
+        match ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_))) {
+            Some(code) => tracing::error!(
+                "the broker refuses the subscription ({code:?}): it must let this verifier subscribe to {}",
+                self.filters.join(" and ")
+            ),
+            None => {
+                self.trouble.over();
+                self.connected.send_replace(true);
+            }
+        }
+    }
+
+    /// Waits for room: while it does, nothing is read. False: nobody wants messages any more.
+    async fn pass_on(&mut self, publish: Publish) -> bool {
+        let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return false };
+        let message = Message { publish, connection: self.acknowledger.connection(), _room: room };
+        self.to.send(message).await.is_ok()
+    }
+}
+
+/// Where answers go.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    client: AsyncClient,
+    connected: watch::Receiver<bool>,
+    max_message: usize,
+}
+
+/// A message to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Where to.
+    pub topic: String,
+    /// What.
+    pub payload: Vec<u8>,
+}
+
+impl Publisher {
+    /// Whether the connection stands.
+    #[must_use]
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.clone()
+    }
+
+    /// Publishes in order, and returns how many could not be: without a connection or room in time they are dropped,
+    /// for devices ask again.
+    pub async fn publish(&self, answers: Vec<Outgoing>) -> usize {
+        let mut patience = ROOM_WITHIN;
+        let mut dropped = 0;
+        for Outgoing { topic, payload } in answers {
+            if payload.len() > self.max_message {
+                tracing::error!(
+                    "an answer of {} bytes is over `max_message_bytes` and is not sent: {topic}",
+                    payload.len()
+                );
+                dropped += 1;
+                continue;
+            }
+            let wait = if *self.connected.borrow() { patience } else { Duration::ZERO };
+            let publish = self.client.publish(topic, QoS::AtLeastOnce, false, payload);
+            if !matches!(timeout(wait, publish).await, Ok(Ok(()))) {
+                patience = Duration::ZERO;
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+}
+
+/// Says what is wrong with a connection, and what to do; waits longer each time.
+struct Trouble {
+    place: String,
+    user: String,
+    what: &'static str,
+    wait: Duration,
+    said: Option<(String, Instant)>,
+}
+
+impl Trouble {
+    fn new(link: &Link, what: &'static str) -> Self {
+        let Broker { host, port, certificate, .. } = &link.broker;
+        let (place, user) = (format!("{host}:{port}"), certificate.display().to_string());
+        Self { place, user, what, wait: FIRST_WAIT, said: None }
+    }
+
+    fn over(&mut self) {
+        if self.said.take().is_some() {
+            tracing::info!("connected to the broker at {} for {}", self.place, self.what);
+        }
+        self.wait = FIRST_WAIT;
+    }
+
+    async fn wait(&mut self, error: &ConnectionError) {
+        let advice = self.advice(error);
+        let new = self.said.as_ref().is_none_or(|(said, at)| *said != advice || at.elapsed() > SAY_AGAIN);
+        if new {
+            tracing::warn!("broker at {}: {advice} (trying again)", self.place);
+            self.said = Some((advice, Instant::now()));
+        }
+        sleep(self.wait).await;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+    }
+
+    fn advice(&self, error: &ConnectionError) -> String {
+        match error {
+            ConnectionError::Io(error) | ConnectionError::Tls(rumqttc::TlsError::Io(error)) => self.advice_on_io(error),
+            ConnectionError::MqttState(StateError::Io(error)) => self.advice_on_io(error),
+            ConnectionError::Tls(error) => {
+                format!("{error}: see that `ca`, `certificate` and `key` under [broker] are right")
+            }
+            ConnectionError::Timeout(_) => {
+                "no answer in time: see that it runs and that no firewall is between".to_owned()
+            }
+            ConnectionError::ConnectionRefused(
+                code @ (ConnectReturnCode::NotAuthorized
+                | ConnectReturnCode::BadUserNamePassword
+                | ConnectReturnCode::ClientIdentifierNotValid),
+            ) => format!("it refuses the user of {} ({code:?}): see its list of users and topics", self.user),
+            ConnectionError::ConnectionRefused(code) => format!("it refuses the connection: {code:?}"),
+            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
+                format!(
+                    "it ended the connection: {reason_code:?}; if another client uses the same client id, give each process a data folder of its own"
+                )
+            }
+            ConnectionError::MqttState(StateError::ConnectionAborted) => "it closed the connection".to_owned(),
+            error => error.to_string(),
+        }
+    }
+
+    fn advice_on_io(&self, error: &io::Error) -> String {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                "nothing listens there: start the broker, or set `spawn = true` under [broker]".to_owned()
+            }
+            _ if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => format!(
+                "TLS failed ({error}): its certificate must come from the CA in `ca` and name its host, and it must trust {}",
+                self.user
+            ),
+            _ => error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What evidence is held against: in go folders of signed releases, of who may sign them and of TPM makers' CAs, and a
+//! policy; out come [`Rules`], swapped as a whole. What cannot be trusted is refused by name, and never makes the rules
+//! that are in force worse.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use appraisal::{Policy, UnixSeconds, policy::PolicyError};
+use reference_values::{ReferenceIndex, SignedRelease, Trust, TrustError, Unusable, VerifiedRelease};
+use thiserror::Error;
+
+use crate::{
+    config::Config,
+    identity::{EkRoots, RootsError},
+    limits::{MAX_POLICY_FILE, MAX_RELEASE_FILE},
+    store::{Store, StoreError},
+};
+
+/// Everything that an operator lays down, as one.
+#[derive(Debug)]
+pub struct Rules {
+    /// Signed reference values.
+    pub references: Arc<ReferenceIndex>,
+    /// What is asked for.
+    pub policy: Policy,
+    /// Whose endorsement keys are accepted.
+    pub roots: EkRoots,
+}
+
+/// The rules cannot be used as they stand.
+#[derive(Debug, Error)]
+pub enum RulesError {
+    /// A file or folder.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Larger than any such file.
+    #[error("{} is too large for what it should be", .0.display())]
+    TooLarge(PathBuf),
+    /// Not text, or not what it should say.
+    #[error("{}: {source}", path.display())]
+    Policy {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: PolicyError,
+    },
+    /// Who may sign.
+    #[error("{}: {source}", path.display())]
+    Trust {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: TrustError,
+    },
+    /// CAs of TPM makers.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    /// Releases that contradict each other, or are older than what has been in force.
+    #[error("the releases in {} cannot be used together: {source}", path.display())]
+    Unusable {
+        /// Folder.
+        path: PathBuf,
+        /// What is wrong.
+        source: Unusable,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Rules {
+    /// Reads everything anew, and remembers how far each product's releases have come. Releases that are not trusted are
+    /// passed over, each with a line in the log.
+    ///
+    /// # Errors
+    /// [`RulesError`] names the file; then the rules in force should stay.
+    pub fn load(config: &Config, store: &Store, now: UnixSeconds) -> Result<Self, RulesError> {
+        let policy = read_policy(&config.policy)?;
+        let roots = EkRoots::load(&config.ek_roots)?;
+        let trust = read_trust(&config.trust)?;
+        let releases = read_releases(&config.reference_values, &trust, now)?;
+        let unusable = |source| RulesError::Unusable { path: config.reference_values.clone(), source };
+        let references = ReferenceIndex::build(releases).map_err(unusable)?;
+        references.check_not_older(&store.reference_sequences()?).map_err(unusable)?;
+        store.set_reference_sequences(references.sequences())?;
+        let rules = Self { references: Arc::new(references), policy, roots };
+        rules.say();
+        Ok(rules)
+    }
+
+    fn say(&self) {
+        let releases: usize = self.references.products().map(|product| product.releases().count()).sum();
+        tracing::info!(
+            "policy {}: {releases} releases with {} files, {} CAs of endorsement keys",
+            self.policy.id,
+            self.references.len(),
+            self.roots.list().len()
+        );
+    }
+}
+
+fn read_policy(path: &Path) -> Result<Policy, RulesError> {
+    let text = read_text(path)?;
+    Policy::from_toml(&text).map_err(|source| RulesError::Policy { path: path.to_owned(), source })
+}
+
+/// All files together.
+fn read_trust(folder: &Path) -> Result<Trust, RulesError> {
+    let mut trust = Trust::default();
+    for path in files(folder, "toml")? {
+        let text = read_text(&path)?;
+        let one = Trust::from_toml(&text).and_then(|one| trust.extend(one));
+        one.map_err(|source| RulesError::Trust { path, source })?;
+    }
+    Ok(trust)
+}
+
+fn read_releases(folder: &Path, trust: &Trust, now: UnixSeconds) -> Result<Vec<VerifiedRelease>, RulesError> {
+    let mut releases = Vec::new();
+    for path in files(folder, "corim")? {
+        let refused = match SignedRelease::decode(&read(&path, MAX_RELEASE_FILE)?) {
+            Ok(signed) => match signed.verify(trust, now) {
+                Ok(release) => {
+                    releases.push(release);
+                    continue;
+                }
+                Err(error) => format!("{}: {error}", error.code()),
+            },
+            Err(error) => error.to_string(),
+        };
+        tracing::error!("{} is refused and does not count: {refused}", path.display());
+    }
+    Ok(releases)
+}
+
+/// Files with this extension, sorted.
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, RulesError> {
+    let failed = |source| RulesError::Io { path: folder.to_owned(), source };
+    let entries = fs::read_dir(folder).map_err(failed)?;
+    let mut files =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    files.retain(|path| path.extension().is_some_and(|found| found == extension) && path.is_file());
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, RulesError> {
+    let failed = |source| RulesError::Io { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(failed)?.len() > most {
+        return Err(RulesError::TooLarge(path.to_owned()));
+    }
+    fs::read(path).map_err(failed)
+}
+
+fn read_text(path: &Path) -> Result<String, RulesError> {
+    let not_text =
+        |_| RulesError::Io { path: path.to_owned(), source: io::Error::new(io::ErrorKind::InvalidData, "not UTF-8") };
+    String::from_utf8(read(path, MAX_POLICY_FILE)?).map_err(not_text)
+}

@@ -1,0 +1,334 @@
+//! `verifier serve`: in goes the configuration, out comes the running service, until a signal ends it. SIGHUP reads
+//! reference values, trust, policy and roots again; SIGTERM and SIGINT end it in order.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use appraisal::{ChallengeKey, UnixSeconds};
+use data_encoding::HEXLOWER;
+use reference_values::ReferenceIndex;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    broker::{BrokerError, Mosquitto},
+    certificates::{BrokerCa, CertificateError},
+    config::Config,
+    enrol,
+    http::{self, App, Readiness, Token, TokenError},
+    ingest::{self, Rates, Verifier},
+    keys::{KeyError, SigningKey},
+    limits::MAX_QUEUED_CHECKS,
+    metrics::Metrics,
+    mqtt::{Link, LinkError},
+    references::{Rules, RulesError},
+    store::{Store, StoreError},
+};
+
+/// Name of the secret that challenges are made with.
+const CHALLENGE_SECRET: &str = "challenge";
+/// Parts that must be up.
+const RECEIVING: &str = "broker-receiving";
+const ANSWERING: &str = "broker-answering";
+
+/// The service cannot start.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// Signing key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The broker's CA.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// References, policy, trust, roots.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// API token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The broker as a child.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Connections to the broker.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The data folder.
+    #[error("cannot use the data folder {}: {source}", path.display())]
+    Data {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The data folder is taken.
+    #[error("another verifier runs on the data folder {}: end that one, or give this one a folder of its own", .0.display())]
+    Running(PathBuf),
+    /// HTTP.
+    #[error("cannot listen on {address} for HTTP: {source}; set another `listen` under [http]")]
+    Http {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Signals.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+}
+
+impl ServeError {
+    /// Whether the configuration is at fault (exit code 2), rather than the machine.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        match self {
+            Self::Key(_) | Self::Certificate(_) | Self::Token(_) | Self::Link(_) => true,
+            Self::Rules(error) => !matches!(error, RulesError::Store(_)),
+            Self::Broker(error) => matches!(error, BrokerError::NoConfiguration(_)),
+            _ => false,
+        }
+    }
+}
+
+/// Seconds since 1970, by the machine's clock.
+#[must_use]
+pub fn now() -> UnixSeconds {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A service that is up.
+pub struct Service {
+    config: Config,
+    store: Store,
+    http: SocketAddr,
+    rules: watch::Sender<Arc<Rules>>,
+    references: watch::Sender<Arc<ReferenceIndex>>,
+    stop: watch::Sender<bool>,
+    ready: Arc<Readiness>,
+    connections: Vec<(&'static str, watch::Receiver<bool>)>,
+    tasks: JoinSet<()>,
+    broker: Option<tokio::task::JoinHandle<()>>,
+    _lock: File,
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// [`ServeError`] where it cannot start.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let listen = |kind| signal(kind).map_err(ServeError::Signals);
+    let signals = [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?];
+    let service = Service::start(config).await?;
+    service.run(signals).await;
+    Ok(())
+}
+
+impl Service {
+    /// Starts everything; the broker may still be out of reach when this returns.
+    ///
+    /// # Errors
+    /// [`ServeError`] names what is missing.
+    pub async fn start(config: Config) -> Result<Self, ServeError> {
+        // Whoever links another provider beside ring would have to choose; TLS here names ring itself.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let (client_id, lock) = client_id(&config)?;
+        let link = Link::new(&config.broker, client_id)?;
+        let token = Arc::new(Token::read(&config.http.token_file)?);
+        let store = Store::open(&config.store())?;
+        let rules = Arc::new(Rules::load(&config, &store, now())?);
+        let references = watch::Sender::new(Arc::clone(&rules.references));
+        let rules = watch::Sender::new(rules);
+        let metrics = Arc::new(Metrics::new());
+        let verifier = Arc::new(verifier(&config, &store, &metrics, rules.subscribe())?);
+        let mosquitto = config.broker.spawn.then(|| Mosquitto::find(&config.broker.mosquitto)).transpose()?;
+        let (listener, http) = bind(&config).await?;
+
+        let ready = Arc::new(Readiness::waiting_for(&[RECEIVING, ANSWERING]));
+        let stop = watch::Sender::new(false);
+        let broker = mosquitto.map(|mosquitto| tokio::spawn(mosquitto.supervise(stop.subscribe())));
+        let (inbox, receiving) = link.receive(filters(&config));
+        let publisher = link.publish();
+        let connections = vec![(RECEIVING, receiving), (ANSWERING, publisher.connected())];
+        let (requests, checks) = mpsc::channel(MAX_QUEUED_CHECKS);
+        let app = App {
+            store: store.clone(),
+            token,
+            metrics,
+            ready: Arc::clone(&ready),
+            references: references.subscribe(),
+            requests,
+            clock: now,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(ingest::run(verifier, inbox, publisher, checks));
+        tasks.spawn(async move {
+            if let Err(error) = http::serve(listener, app).await {
+                tracing::error!("the HTTP API has ended: {error}");
+            }
+        });
+        Ok(Self { config, store, http, rules, references, stop, ready, connections, tasks, broker, _lock: lock })
+    }
+
+    /// Where the HTTP API listens.
+    #[must_use]
+    pub const fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    async fn run(mut self, [mut terminate, mut interrupt, mut hangup]: [Signal; 3]) {
+        let told = self.watch_connections();
+        tokio::pin!(told);
+        let mut all_up = false;
+        loop {
+            tokio::select! {
+                () = &mut told, if !all_up => {
+                    all_up = true;
+                    self.tell();
+                }
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => self.reload().await,
+                // A part that ends by itself has said why; the others go on no better without it.
+                Some(_) = self.tasks.join_next() => {
+                    tracing::error!("a part of the service has ended; ending the rest");
+                    break;
+                }
+            }
+        }
+        tracing::info!("ending");
+        self.end().await;
+    }
+
+    /// Keeps readiness as the connections are; the future returned ends when all were up for the first time.
+    fn watch_connections(&mut self) -> impl Future<Output = ()> + use<> {
+        let mut first = JoinSet::new();
+        for (part, mut connected) in self.connections.drain(..) {
+            let mut once = connected.clone();
+            first.spawn(async move { once.wait_for(|up| *up).await.is_ok() });
+            let ready = Arc::clone(&self.ready);
+            self.tasks.spawn(async move {
+                loop {
+                    ready.set(part, *connected.borrow_and_update());
+                    if connected.changed().await.is_err() {
+                        // Its task has ended with the service.
+                        return std::future::pending().await;
+                    }
+                }
+            });
+        }
+        async move { drop(first.join_all().await) }
+    }
+
+    /// On stdout, for whoever has started it and waits.
+    fn tell(&self) {
+        let crate::config::Broker { host, port, .. } = &self.config.broker;
+        let line = format!("ready: verifier {}, http://{}, broker {host}:{port}", self.config.name, self.http);
+        tracing::info!("{line}");
+        // Nobody may be reading any more.
+        drop(writeln!(io::stdout(), "{line}"));
+    }
+
+    /// Reads the rules again; what cannot be used leaves those in force.
+    pub async fn reload(&self) {
+        let config = self.config.clone();
+        let loaded = self.store.off_thread(move |store| Rules::load(&config, store, now())).await;
+        match loaded {
+            Ok(rules) => {
+                self.references.send_replace(Arc::clone(&rules.references));
+                self.rules.send_replace(Arc::new(rules));
+            }
+            Err(error) => tracing::error!("not reloaded, what was in force stays: {error}"),
+        }
+    }
+
+    /// Ends everything, the broker last.
+    pub async fn end(mut self) {
+        self.tasks.shutdown().await;
+        self.stop.send_replace(true);
+        if let Some(broker) = self.broker.take() {
+            drop(broker.await);
+        }
+    }
+}
+
+fn verifier(
+    config: &Config,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+    rules: watch::Receiver<Arc<Rules>>,
+) -> Result<Verifier, ServeError> {
+    Ok(Verifier {
+        name: config.name.clone(),
+        key: SigningKey::load(&config.key)?,
+        challenges: ChallengeKey::new(&*store.secret(CHALLENGE_SECRET)?),
+        store: store.clone(),
+        metrics: Arc::clone(metrics),
+        rules,
+        ca: BrokerCa::load(&config.broker.ca, &config.broker.ca_key)?,
+        clock: now,
+        enrolment: enrol::Desk::default(),
+        rates: Rates::default(),
+    })
+}
+
+/// Shared among the processes of one verifier: the broker gives each message to one of them.
+fn filters(config: &Config) -> Vec<String> {
+    let name = &config.name;
+    vec![format!("$share/{name}/cs/1/+/up/#"), format!("$share/{name}/cs/1/enrol/+/up")]
+}
+
+async fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |source| ServeError::Http { address: config.http.listen, source };
+    let listener = TcpListener::bind(config.http.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let data = |source| ServeError::Data { path: config.data_dir.clone(), source };
+    config.publish_http_address(address).map_err(data)?;
+    Ok((listener, address))
+}
+
+/// The client id: stable, so that the broker keeps a session, and not to be guessed, for whoever connects with it ends
+/// this program's connection. The lock on its file keeps a second program from using it.
+fn client_id(config: &Config) -> Result<(String, File), ServeError> {
+    let path = config.data_dir.join("mqtt-client-id");
+    let failed = |source| ServeError::Data { path: config.data_dir.clone(), source };
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let mut file = file.map_err(failed)?;
+    file.try_lock().map_err(|error| match error {
+        std::fs::TryLockError::WouldBlock => ServeError::Running(config.data_dir.clone()),
+        std::fs::TryLockError::Error(error) => failed(error),
+    })?;
+    let mut secret = String::new();
+    file.read_to_string(&mut secret).map_err(failed)?;
+    if secret.trim().len() < 32 {
+        secret = new_secret(&mut file, &path).map_err(failed)?;
+    }
+    Ok((format!("{}-{}", config.name, secret.trim()), file))
+}
+
+fn new_secret(file: &mut File, path: &Path) -> io::Result<String> {
+    let mut random = [0; 16];
+    SystemRandom::new()
+        .fill(&mut random)
+        .map_err(|_| io::Error::other(format!("{}: no random numbers", path.display())))?;
+    let secret = HEXLOWER.encode(&random);
+    file.set_len(0)?;
+    io::Seek::rewind(file)?;
+    file.write_all(secret.as_bytes())?;
+    file.sync_all()?;
+    Ok(secret)
+}

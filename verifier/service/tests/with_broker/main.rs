@@ -1,0 +1,5 @@
+//! What needs a real broker: mosquitto, as `verifier init` configures it, on a free port for each test.
+
+mod acl;
+mod ingestion;
+mod installation;
