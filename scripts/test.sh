@@ -27,7 +27,8 @@ format() {
 
 scripts() {
   local files
-  mapfile -t files < <(find .ci scripts tests packaging -type f -exec grep -lE -m 1 '^#!.*\b(ba)?sh$|^# shellcheck shell=' {} +)
+  mapfile -t files < <(find . \( -name target -o -name .git \) -prune -o -type f -exec \
+    grep -lE -m 1 '^#!.*\b(ba|da)?sh$|^# shellcheck shell=' {} +)
   shellcheck --severity=warning --external-sources "${files[@]}"
 }
 
