@@ -1,5 +1,21 @@
 //! The verifier: MQTT in; appraisal, store, HTTP and signed results out.
 
+pub mod broker;
+pub mod certificates;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod enrol;
+pub mod http;
 pub mod identity;
+pub mod ingest;
+pub mod init;
+pub mod inspect;
+pub mod keys;
 pub mod limits;
+pub mod metrics;
+pub mod mqtt;
+pub mod rate;
+pub mod references;
+pub mod serve;
 pub mod store;

@@ -1,0 +1,352 @@
+//! Commands that ask the running service: `devices`, `device`, `history`, `approve`, `revoke`, `check`.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use appraisal::{Code, Verdict};
+use clap::Args;
+use serde::de::DeserializeOwned;
+
+use super::{
+    FAILED, USAGE,
+    show::{self, Row, cell, printable, table},
+};
+use crate::{
+    client::{Client, ClientError, with_query},
+    http::{
+        api::{ApproveJson, CauseJson, DeviceJson, DevicesJson, HistoryJson, RevokeJson, SummaryJson},
+        problem::Kind,
+    },
+    limits::MAX_CHECK_WAIT,
+};
+
+/// Files shown of one device, where the rest is one option away.
+const FILES_SHOWN: usize = 20;
+
+/// Which service, and how its answer is shown.
+#[derive(Debug, Args)]
+struct Service {
+    /// Configuration, for the service's address and token [default: /etc/countersign/verifier.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The service's address, such as http://127.0.0.1:8443
+    #[arg(long)]
+    url: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A device.
+#[derive(Debug, Args)]
+struct Which {
+    /// Its id, or the first 8 or more of its digits
+    id: String,
+}
+
+/// Lists devices
+#[derive(Debug, Args)]
+pub(super) struct DevicesArgs {
+    #[command(flatten)]
+    service: Service,
+    /// With this verdict: affirmed, warning, contraindicated, unknown
+    #[arg(long)]
+    verdict: Option<String>,
+    /// Whose verdict has expired
+    #[arg(long)]
+    overdue: bool,
+    /// On which a file with this SHA-256 runs
+    #[arg(long, value_name = "SHA256")]
+    running: Option<String>,
+    /// With this cause (docs/causes.md)
+    #[arg(long, value_name = "CODE")]
+    cause: Option<String>,
+    /// Of this product
+    #[arg(long)]
+    product: Option<String>,
+    /// On this release
+    #[arg(long)]
+    release: Option<String>,
+    /// At most so many, 1 to 1000
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Those after this one: `next` of the page before
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+}
+
+/// Shows one device: who it is, its verdict and why, and what runs on it
+#[derive(Debug, Args)]
+pub(super) struct DeviceArgs {
+    #[command(flatten)]
+    service: Service,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Shows how a device's verdict changed, oldest first
+#[derive(Debug, Args)]
+pub(super) struct HistoryArgs {
+    #[command(flatten)]
+    service: Service,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Admits a device and says which product it is; ends a revocation
+#[derive(Debug, Args)]
+pub(super) struct ApproveArgs {
+    #[command(flatten)]
+    service: Service,
+    #[command(flatten)]
+    which: Which,
+    /// Which product it is
+    #[arg(long)]
+    product: Option<String>,
+}
+
+/// Shuts a device out
+#[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    #[command(flatten)]
+    service: Service,
+    #[command(flatten)]
+    which: Which,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    why: String,
+}
+
+/// Asks a device for fresh evidence now; the exit code is the verdict
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    service: Service,
+    #[command(flatten)]
+    which: Which,
+    /// How long to wait for its answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=MAX_CHECK_WAIT))]
+    wait: u64,
+}
+
+/// Why a command failed, and its exit code.
+struct Failure(String, u8);
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self(error.to_string(), if error.is_usage() { USAGE } else { FAILED })
+    }
+}
+
+type Outcome = Result<u8, Failure>;
+
+fn finish(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure(why, code)) => {
+            eprintln!("error: {}", printable(&why));
+            ExitCode::from(code)
+        }
+    }
+}
+
+impl Service {
+    fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::find(self.url.as_deref(), self.config.as_deref(), std::env::vars_os())?)
+    }
+
+    /// Shows an answer: JSON as it is, or `text` made of it.
+    fn show<T: DeserializeOwned>(&self, answer: &[u8], text: impl FnOnce(&T) -> String) -> Result<T, Failure> {
+        let read = serde_json::from_slice(answer);
+        let read: T = read.map_err(|error| {
+            Failure(format!("the service's answer is not understood: {error}; is it another version?"), FAILED)
+        })?;
+        let shown = if self.json { String::from_utf8_lossy(answer).trim_end().to_owned() + "\n" } else { text(&read) };
+        show::print(&shown).map_err(|error| Failure(format!("cannot write to stdout: {error}"), FAILED))?;
+        Ok(read)
+    }
+}
+
+impl Which {
+    /// Path of the device; what is no id never reaches the service.
+    fn path(&self, rest: &str) -> Result<String, Failure> {
+        let digits = self.id.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+        if !(8..=64).contains(&self.id.len()) || !digits {
+            let why = "is not a device id: give 64 lower-case hex digits, or the first 8 or more of them";
+            return Err(Failure(format!("`{}` {why}", self.id), USAGE));
+        }
+        Ok(format!("/v1/devices/{}{rest}", self.id))
+    }
+}
+
+pub(super) fn devices(args: &DevicesArgs) -> ExitCode {
+    finish((|| {
+        let mut query = Vec::new();
+        for (name, value) in [
+            ("verdict", args.verdict.clone()),
+            ("overdue", args.overdue.then(|| "true".to_owned())),
+            ("running", args.running.clone()),
+            ("cause", args.cause.clone()),
+            ("product", args.product.clone()),
+            ("release", args.release.clone()),
+            ("limit", args.limit.map(|limit| limit.to_string())),
+            ("after", args.after.clone()),
+        ] {
+            query.extend(value.map(|value| (name, value)));
+        }
+        let answer = args.service.client()?.get(&with_query("/v1/devices", &query))?;
+        let page: DevicesJson = args.service.show(&answer, devices_text)?;
+        if let Some(next) = page.next.filter(|_| !args.service.json) {
+            eprintln!("{} of {}; the next ones: --after {next}", page.devices.len(), page.total);
+        }
+        Ok(0)
+    })())
+}
+
+pub(super) fn device(args: &DeviceArgs) -> ExitCode {
+    finish((|| {
+        let answer = args.service.client()?.get(&args.which.path("")?)?;
+        args.service.show(&answer, device_text)?;
+        Ok(0)
+    })())
+}
+
+pub(super) fn history(args: &HistoryArgs) -> ExitCode {
+    finish((|| {
+        let answer = args.service.client()?.get(&args.which.path("/history")?)?;
+        args.service.show(&answer, history_text)?;
+        Ok(0)
+    })())
+}
+
+pub(super) fn approve(args: &ApproveArgs) -> ExitCode {
+    finish((|| {
+        let body = ApproveJson { product: args.product.clone() };
+        let answer = args.service.client()?.post(&args.which.path("/approve")?, &body, Duration::ZERO)?;
+        args.service.show(&answer, |device: &DeviceJson| {
+            let product = device.summary.product.as_deref().unwrap_or("none yet: name one with --product");
+            format!("approved {}; product: {}\n", device.summary.id, printable(product))
+        })?;
+        Ok(0)
+    })())
+}
+
+pub(super) fn revoke(args: &RevokeArgs) -> ExitCode {
+    finish((|| {
+        let body = RevokeJson { why: args.why.clone() };
+        let answer = args.service.client()?.post(&args.which.path("/revoke")?, &body, Duration::ZERO)?;
+        args.service.show(&answer, |device: &DeviceJson| format!("revoked {}\n", device.summary.id))?;
+        Ok(0)
+    })())
+}
+
+pub(super) fn check(args: &CheckArgs) -> ExitCode {
+    finish((|| {
+        let path = with_query(&args.which.path("/check")?, &[("wait", args.wait.to_string())]);
+        match args.service.client()?.post(&path, &serde_json::json!({}), Duration::from_secs(args.wait)) {
+            Ok(answer) => {
+                let device: DeviceJson = args.service.show(&answer, device_text)?;
+                Ok(device.summary.verdict.exit_code())
+            }
+            // No answer, no verdict.
+            Err(error) if error.kind() == Some(Kind::CheckTimeout) => {
+                Err(Failure(error.to_string(), Verdict::Unknown.exit_code()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    })())
+}
+
+fn or_dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+fn devices_text(page: &DevicesJson) -> String {
+    let row = |device: &SummaryJson| -> Row {
+        let causes: Vec<&str> = device.causes.iter().map(|cause| cause.code.as_str()).collect();
+        vec![
+            cell(&device.id),
+            show::verdict(device.verdict),
+            cell(or_dash(device.product.as_deref())),
+            cell(or_dash(device.release.as_deref())),
+            cell(or_dash(device.expires.as_deref())),
+            cell(or_dash(device.last_evidence.as_deref())),
+            cell(if causes.is_empty() { "-".to_owned() } else { causes.join(" ") }),
+        ]
+    };
+    if page.devices.is_empty() {
+        return "no device matches\n".to_owned();
+    }
+    let heads = ["DEVICE", "VERDICT", "PRODUCT", "RELEASE", "EXPIRES", "LAST EVIDENCE", "CAUSES"];
+    table(&heads, page.devices.iter().map(row).collect())
+}
+
+fn device_text(device: &DeviceJson) -> String {
+    let DeviceJson { summary, identity, .. } = device;
+    let evidence = summary.last_evidence.as_deref().map(|at| {
+        let why = summary.last_check.as_deref().unwrap_or("-");
+        format!("{at} ({why})")
+    });
+    let tpm = format!("{} ({})", identity.manufacturer, class_name(identity.ek_class));
+    let mut facts: Vec<Row> = vec![
+        vec![cell("device"), cell(&summary.id)],
+        vec![cell("verdict"), show::verdict(summary.verdict)],
+        vec![cell("expires"), cell(or_dash(summary.expires.as_deref()))],
+        vec![cell("last evidence"), cell(or_dash(evidence.as_deref()))],
+        vec![cell("product"), cell(or_dash(summary.product.as_deref()))],
+        vec![cell("release"), cell(or_dash(summary.release.as_deref()))],
+        vec![cell("tpm"), cell(tpm)],
+        vec![cell("enrolled"), cell(&identity.first_seen)],
+    ];
+    facts.extend(identity.revoked.iter().map(|why| vec![cell("revoked"), cell(why)]));
+    facts.extend(device.claims.iter().map(|(name, claim)| {
+        vec![cell(format!("claim {name}")), cell(format!("{} ({})", claim.tier, claim.value))]
+    }));
+    facts.extend(summary.tolerated.iter().map(|code| vec![cell("tolerated"), cell(code)]));
+    let mut text = table(&["", ""], facts);
+    text += &causes_text(&summary.causes);
+    if device.files > 0 {
+        let row = |file: &crate::http::api::FileJson| vec![cell(&file.sha256), cell(&file.kind), cell(&file.path)];
+        text += &table(&["SHA-256", "KIND", "PATH"], device.running.iter().take(FILES_SHOWN).map(row).collect());
+        if device.files > FILES_SHOWN as u64 {
+            text += &format!("{FILES_SHOWN} of {} files; more of them: --json\n", device.files);
+        }
+    }
+    text
+}
+
+fn causes_text(causes: &[CauseJson]) -> String {
+    let row = |cause: &CauseJson| -> Row {
+        let known = Code::from_code(&cause.code).map(Code::row);
+        let code = (cause.code.clone(), known.map(|row| row.verdict));
+        let remedy = known.map_or("", |row| row.remedy);
+        vec![code, cell(&cause.detail), cell(&cause.first_seen), cell(remedy)]
+    };
+    if causes.is_empty() {
+        return String::new();
+    }
+    table(&["CAUSE", "DETAIL", "SINCE", "WHAT TO DO"], causes.iter().map(row).collect())
+}
+
+const fn class_name(class: appraisal::EkClass) -> &'static str {
+    match class {
+        appraisal::EkClass::Hardware => "hardware or firmware",
+        appraisal::EkClass::Software => "software",
+    }
+}
+
+fn history_text(history: &HistoryJson) -> String {
+    let row = |row: &crate::http::api::HistoryRowJson| -> Row {
+        let causes = row.causes.iter().map(|cause| cause.code.as_str()).collect::<Vec<_>>().join(" ");
+        let note = row.note.clone().unwrap_or(causes);
+        let previous = row.previous.map_or_else(|| cell("-"), show::verdict);
+        vec![
+            cell(&row.at),
+            cell(&row.what),
+            previous,
+            show::verdict(row.verdict),
+            cell(or_dash(row.release.as_deref())),
+            cell(if note.is_empty() { "-".to_owned() } else { note }),
+        ]
+    };
+    table(&["AT", "WHAT", "BEFORE", "VERDICT", "RELEASE", "WHY"], history.history.iter().map(row).collect())
+}
