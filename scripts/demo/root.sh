@@ -17,9 +17,8 @@ make_root() {
   copy_program "$root" "$attester" /bin/attester
   copy_program "$root" "$(command -v busybox)" /bin/busybox
   # Loaded by name when the TPM is opened.
-  for tcti in "$(dirname "$(ldd "$attester" | grep -o '/[^ ]*libtss2-esys[^ ]*')")"/libtss2-tcti-swtpm.so.0; do
-    copy_program "$root" "$tcti"
-  done
+  tcti=$(dirname "$(ldd "$attester" | grep -o '/[^ ]*libtss2-esys[^ ]*')")/libtss2-tcti-swtpm.so.0
+  copy_program "$root" "$tcti"
   install "$init" "$root/init"
   mkfifo "$root/run/commands"
 }

@@ -1,5 +1,7 @@
 //! The verifier: MQTT in; appraisal, store, HTTP and signed results out.
 
+#![forbid(unsafe_code)]
+
 pub mod broker;
 pub mod certificates;
 pub mod cli;
