@@ -1,5 +1,5 @@
 //! Configuration of the server program: in go a TOML file and the environment, out comes what the program needs, checked.
-//! [`FileConfig`] is what the user typed; [`Config`] is what it means. Relative paths count from the file's folder, and
+//! `FileConfig` is what the user typed; [`Config`] is what it means. Relative paths count from the file's folder, and
 //! the defaults are what `verifier init` lays out there.
 //!
 //! A key that nobody knows is an error which names the nearest one: a typo must not silently mean the default.
