@@ -164,7 +164,8 @@ impl Client {
         patience: Duration,
     ) -> Result<Vec<u8>, ClientError> {
         let request = request.map_err(|_| ClientError::Url(self.url.clone()))?;
-        let unreachable = |error: ureq::Error| ClientError::Unreachable { url: self.url.clone(), why: error.to_string() };
+        let unreachable =
+            |error: ureq::Error| ClientError::Unreachable { url: self.url.clone(), why: error.to_string() };
         let request = self.agent.configure_request(request).timeout_global(Some(patience)).build();
         let mut response: Response<ureq::Body> = self.agent.run(request).map_err(unreachable)?;
         let body = response.body_mut().with_config().limit(MAX_HTTP_ANSWER).read_to_vec().map_err(unreachable)?;
@@ -185,7 +186,9 @@ impl Client {
 pub fn with_query(path: &str, parameters: &[(&str, String)]) -> String {
     let encode = |text: &str| {
         text.bytes().fold(String::new(), |encoded, byte| match byte {
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => encoded + char::from(byte).encode_utf8(&mut [0; 4]),
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => {
+                encoded + char::from(byte).encode_utf8(&mut [0; 4])
+            }
             _ => encoded + &format!("%{byte:02X}"),
         })
     };

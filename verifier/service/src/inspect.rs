@@ -91,7 +91,10 @@ fn problem(code: &str, detail: impl Into<String>) -> Value {
 
 /// Problems of a log, whose places are called `place`.
 fn problems(place: &str, problems: &[Problem]) -> Value {
-    problems.iter().map(|problem| json!({ place: problem.index, "code": problem.code, "detail": problem.detail })).collect()
+    problems
+        .iter()
+        .map(|problem| json!({ place: problem.index, "code": problem.code, "detail": problem.detail }))
+        .collect()
 }
 
 fn banks(banks: &BTreeMap<HashAlgorithm, eventlog::Bank>) -> Value {
@@ -191,7 +194,9 @@ fn public(bytes: &[u8]) -> Result<Value, Undecodable> {
             "exponent": if *exponent == 0 { 65_537 } else { *exponent },
             "modulus": hex(modulus),
         }),
-        PublicKey::Ecc { curve, x, y } => json!({ "type": "ecc", "curve": curve_name(*curve), "x": hex(x), "y": hex(y) }),
+        PublicKey::Ecc { curve, x, y } => {
+            json!({ "type": "ecc", "curve": curve_name(*curve), "x": hex(x), "y": hex(y) })
+        }
     };
     let ak = AkPublic::read(bytes).ok();
     Ok(json!({
@@ -262,7 +267,10 @@ fn evidence_message(bytes: &[u8], claims: &Claims) -> Result<Value, Undecodable>
     let mut logs = Vec::new();
     for (claim, attached) in claims.logs.iter().zip(&sign1.attachments) {
         if sha256(attached) != claim.digest {
-            odd.push(problem("evidence.attachment", format!("the attached {} is not the announced one", log_name(claim.kind))));
+            odd.push(problem(
+                "evidence.attachment",
+                format!("the attached {} is not the announced one", log_name(claim.kind)),
+            ));
         }
         logs.push(json!({
             "kind": log_name(claim.kind),

@@ -69,7 +69,11 @@ impl Metrics {
 
     fn register(&mut self) {
         let Self { registry, .. } = self;
-        registry.register("evidence_refused", "Evidence refused, by code of the check that failed", self.refused.clone());
+        registry.register(
+            "evidence_refused",
+            "Evidence refused, by code of the check that failed",
+            self.refused.clone(),
+        );
         registry.register("evidence_accepted", "Evidence judged and committed, by verdict", self.accepted.clone());
         registry.register("enrolments", "Enrolments, by outcome", self.enrolments.clone());
         registry.register("malformed", "Messages that could not be decoded, by kind", self.malformed.clone());

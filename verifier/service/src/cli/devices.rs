@@ -298,9 +298,11 @@ fn device_text(device: &DeviceJson) -> String {
         vec![cell("enrolled"), cell(&identity.first_seen)],
     ];
     facts.extend(identity.revoked.iter().map(|why| vec![cell("revoked"), cell(why)]));
-    facts.extend(device.claims.iter().map(|(name, claim)| {
-        vec![cell(format!("claim {name}")), cell(format!("{} ({})", claim.tier, claim.value))]
-    }));
+    facts.extend(
+        device.claims.iter().map(|(name, claim)| {
+            vec![cell(format!("claim {name}")), cell(format!("{} ({})", claim.tier, claim.value))]
+        }),
+    );
     facts.extend(summary.tolerated.iter().map(|code| vec![cell("tolerated"), cell(code)]));
     let mut text = table(&["", ""], facts);
     text += &causes_text(&summary.causes);

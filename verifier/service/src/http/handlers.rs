@@ -23,8 +23,8 @@ use tokio::{
 use super::{
     App, CheckRequest,
     api::{
-        ApproveJson, AskedJson, DeviceJson, DevicesJson, FleetJson, HistoryJson, HistoryRowJson, ReferencesJson, RevokeJson,
-        SummaryJson, time,
+        ApproveJson, AskedJson, DeviceJson, DevicesJson, FleetJson, HistoryJson, HistoryRowJson, ReferencesJson,
+        RevokeJson, SummaryJson, time,
     },
     problem::{Kind, Problem},
 };
@@ -86,8 +86,7 @@ impl FilterQuery {
             <[u8; 32]>::try_from(bytes).ok()
         };
         let verdict = |name: String| {
-            Verdict::from_name(&name)
-                .ok_or_else(|| wrong("`verdict` is affirmed, warning, contraindicated or unknown"))
+            Verdict::from_name(&name).ok_or_else(|| wrong("`verdict` is affirmed, warning, contraindicated or unknown"))
         };
         let cause = |code: String| {
             Code::from_code(&code).ok_or_else(|| wrong("`cause` is no code of a cause; `docs/causes.md` lists them"))
@@ -127,7 +126,10 @@ fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, 
         let kind = if rejected.status() == StatusCode::PAYLOAD_TOO_LARGE { Kind::TooLarge } else { Kind::BadRequest };
         Problem::new(kind, rejected.body_text())
     })?;
-    let json = if bytes.is_empty() { b"{}" } else { &bytes[..] };
+    let json = if bytes.is_empty() { b"{}" } else { bytes.trim_ascii() };
+    if !json.starts_with(b"{") {
+        return Err(Problem::new(Kind::BadRequest, "body: a JSON object is expected"));
+    }
     serde_json::from_slice(json).map_err(|error| Problem::new(Kind::BadRequest, format!("body: {error}")))
 }
 

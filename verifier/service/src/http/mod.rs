@@ -125,7 +125,8 @@ fn router(app: App) -> Router {
 
 /// Default deny: stands before the router, so a route cannot be forgotten.
 async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
-    let presented = request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let presented =
+        request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     if OPEN.contains(&request.uri().path()) || presented.is_some_and(|presented| app.token.is(presented)) {
         return next.run(request).await;
     }

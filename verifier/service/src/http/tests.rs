@@ -1,1 +1,337 @@
+//! Over a real listener, with the command line's own client.
 
+use std::time::Duration;
+
+use appraisal::{Code, Verdict};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use ureq::Agent;
+
+use super::{
+    api::{ApproveJson, DeviceJson, DevicesJson, FleetJson, HistoryJson, RevokeJson},
+    problem::{MEDIA_TYPE, ProblemJson},
+    *,
+};
+use crate::{
+    client::{Client, ClientError, with_query},
+    limits::MAX_HTTP_BODY,
+    store::tests::{NOW, accepted, commit, contraindicated, id, registration, store, with_files},
+};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+struct Service {
+    runtime: Runtime,
+    url: String,
+    app: App,
+    requests: Option<mpsc::Receiver<CheckRequest>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Service {
+    fn start() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let (_folder, store) = store();
+        let (sender, requests) = mpsc::channel(4);
+        let (_, references) = watch::channel(Arc::new(ReferenceIndex::default()));
+        let app = App {
+            store,
+            token: Arc::new(Token::new(TOKEN).unwrap()),
+            metrics: Arc::default(),
+            ready: Arc::new(Readiness::waiting_for(&["broker"])),
+            references,
+            requests: sender,
+            clock: || NOW + 10,
+        };
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        runtime.spawn(serve(listener, app.clone()));
+        Self { runtime, url, app, requests: Some(requests), _folder }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.url, Token::new(TOKEN).unwrap()).unwrap()
+    }
+
+    fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
+        serde_json::from_slice(&self.client().get(path).unwrap()).unwrap()
+    }
+
+    fn problem(&self, outcome: Result<Vec<u8>, ClientError>) -> Kind {
+        let error = outcome.unwrap_err();
+        error.kind().unwrap_or_else(|| panic!("{error}"))
+    }
+
+    /// Status and body of a request with these headers and no more.
+    fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (u16, String, Vec<u8>) {
+        let agent: Agent = Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = agent.run(request.body(body).unwrap()).unwrap();
+        let media_type = response.headers().get("content-type").map_or("", |value| value.to_str().unwrap()).to_owned();
+        (response.status().as_u16(), media_type, response.body_mut().read_to_vec().unwrap())
+    }
+}
+
+#[test]
+fn no_route_answers_without_the_token() {
+    let service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    let mut paths: Vec<String> = routes().iter().map(|(path, _)| path.replace("{id}", &id(1).to_string())).collect();
+    paths.extend(
+        ["/", "/v1", "/v2/devices", "/healthz/", "/healthz/../metrics", "//healthz", "/openapi.json"]
+            .map(str::to_owned),
+    );
+    let wrong = "Bearer 0123456789abcdef0123456789abcdeX";
+    let headers: [&[(&str, &str)]; 5] = [
+        &[],
+        &[("authorization", wrong)],
+        &[("authorization", "Bearer ")],
+        &[("authorization", "Basic MDEyMzQ1Njc4OWFiY2RlZg==")],
+        &[("authorization", TOKEN)],
+    ];
+    for path in paths.iter().filter(|path| !OPEN.contains(&path.as_str())) {
+        for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS"] {
+            for headers in headers {
+                let (status, media_type, body) = service.raw(method, path, headers, Vec::new());
+                assert_eq!((status, media_type.as_str()), (401, MEDIA_TYPE), "{method} {path} {headers:?}");
+                let problem: ProblemJson = serde_json::from_slice(&body).unwrap();
+                assert_eq!(problem.kind, "urn:countersign:problem:unauthorized");
+            }
+        }
+    }
+    let untouched = service.app.store.device(id(1), NOW).unwrap().unwrap();
+    assert_eq!(untouched.registration.revoked, None);
+}
+
+#[test]
+fn health_and_readiness_are_open() {
+    let service = Service::start();
+    assert_eq!(service.raw("GET", "/healthz", &[], Vec::new()).0, 200);
+    let (status, media_type, body) = service.raw("GET", "/readyz", &[], Vec::new());
+    assert_eq!((status, media_type.as_str()), (503, MEDIA_TYPE));
+    assert!(String::from_utf8(body).unwrap().contains("waiting for: broker"));
+    service.app.ready.set("broker", true);
+    assert_eq!(service.raw("GET", "/readyz", &[], Vec::new()).0, 200);
+}
+
+#[test]
+fn a_device_is_shown_in_the_documented_shape() {
+    let service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    commit(&service.app.store, with_files(contraindicated(accepted(1, 1, None)), &["sh"]));
+    let device: Value = service.get(&format!("/v1/devices/{}", &id(1).to_string()[..8]));
+    assert_eq!(device["id"], id(1).to_string());
+    assert_eq!(device["verdict"], "contraindicated");
+    assert_eq!(device["expires"], "2027-01-15T08:10:01Z");
+    assert_eq!(device["last_evidence"], "2027-01-15T08:00:01Z");
+    assert_eq!(device["last_check"], "epoch");
+    assert_eq!(device["product"], Value::Null);
+    assert_eq!(device["release"], "1.0");
+    assert_eq!(device["claims"]["instance-identity"], serde_json::json!({ "value": 2, "tier": "affirming" }));
+    assert_eq!(device["causes"][0]["code"], "runtime.unknown-executable");
+    assert_eq!(device["causes"][0]["detail"], "/tmp/x sha256:00");
+    assert_eq!(device["causes"][0]["first_seen"], "2027-01-15T08:00:00Z");
+    assert_eq!(device["tolerated"], serde_json::json!(["hardware.software-tpm"]));
+    assert_eq!(device["running"][0]["path"], "/usr/bin/sh");
+    let list: Value = service.get("/v1/devices");
+    assert_eq!((&list["total"], &list["next"]), (&Value::from(1), &Value::Null));
+    assert_eq!(list["devices"][0].get("claims"), None);
+    let (status, media_type, body) = service.raw(
+        "GET",
+        &format!("/v1/devices/{}/result", id(1)),
+        &[("authorization", &format!("Bearer {TOKEN}"))],
+        vec![],
+    );
+    assert_eq!((status, media_type.as_str(), body), (200, "application/eat+cwt", vec![2, 3]));
+}
+
+#[test]
+fn lists_take_every_filter_and_refuse_what_they_do_not_know() {
+    let service = Service::start();
+    for number in 0..5 {
+        service.app.store.register(registration(number)).unwrap();
+    }
+    commit(&service.app.store, with_files(accepted(1, 1, None), &["sh"]));
+    commit(&service.app.store, contraindicated(accepted(2, 1, None)));
+    service.app.store.approve(id(1), Some("acme/a router & more"), NOW).unwrap();
+    let find = |name: &str, value: &str| -> Vec<String> {
+        let page: DevicesJson = service.get(&with_query("/v1/devices", &[(name, value.to_owned())]));
+        page.devices.into_iter().map(|device| device.id).collect()
+    };
+    let digest = data_encoding::HEXLOWER.encode(&crate::store::tests::file("sh").digest);
+    for (name, value) in [("verdict", "affirmed"), ("running", &digest), ("product", "acme/a router & more")] {
+        assert_eq!(find(name, value), [id(1).to_string()], "{name}");
+    }
+    assert_eq!(find("cause", "runtime.unknown-executable"), [id(2).to_string()]);
+    assert_eq!(find("cause", Code::NeverSeen.row().code).len(), 3);
+    assert_eq!(find("release", "1.0").len(), 2);
+    assert_eq!(find("overdue", "true").len(), 0);
+    let page: DevicesJson = service.get("/v1/devices?limit=2");
+    assert_eq!((page.devices.len(), page.total), (2, 5));
+    let rest: DevicesJson = service.get(&format!("/v1/devices?limit=1000&after={}", page.next.unwrap()));
+    assert_eq!((rest.devices.len(), rest.next), (3, None));
+    for bad in [
+        "verdict=good",
+        "running=12",
+        "cause=x",
+        "limit=0",
+        "limit=1001",
+        "limit=-1",
+        "after=1",
+        "colour=red",
+        "overdue=maybe",
+    ] {
+        assert_eq!(service.problem(service.client().get(&format!("/v1/devices?{bad}"))), Kind::BadRequest, "{bad}");
+    }
+}
+
+#[test]
+fn ids_that_name_no_one_device_are_told_apart() {
+    let service = Service::start();
+    let get = |path: &str| service.problem(service.client().get(path));
+    assert_eq!(get("/v1/devices/abc"), Kind::NotAnId);
+    assert_eq!(get("/v1/devices/..%2f..%2fetc"), Kind::NotAnId);
+    assert_eq!(get("/v1/devices/00000000"), Kind::UnknownDevice);
+    assert_eq!(get(&format!("/v1/devices/{}/history", id(1))), Kind::UnknownDevice);
+    assert_eq!(get("/v1/nothing"), Kind::NoSuchPath);
+    assert_eq!(get("/v1/devices/00000000/check"), Kind::NoSuchMethod);
+    service.app.store.register(registration(1)).unwrap();
+    assert_eq!(get(&format!("/v1/devices/{}/result", id(1))), Kind::NoResult);
+}
+
+#[test]
+fn an_operator_admits_and_shuts_out() {
+    let mut service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    commit(&service.app.store, accepted(1, 1, None));
+    let path = |action: &str| format!("/v1/devices/{}/{action}", id(1));
+    let post = |action: &str, body: &Value| service.client().post(&path(action), body, Duration::ZERO);
+    let revoked: DeviceJson =
+        serde_json::from_slice(&post("revoke", &serde_json::json!(RevokeJson { why: "stolen".into() })).unwrap())
+            .unwrap();
+    assert_eq!(
+        (revoked.summary.verdict, revoked.identity.revoked.as_deref()),
+        (Verdict::Contraindicated, Some("stolen"))
+    );
+    let body = serde_json::json!(ApproveJson { product: Some("acme/router".into()) });
+    let approved: DeviceJson = serde_json::from_slice(&post("approve", &body).unwrap()).unwrap();
+    assert_eq!(
+        (approved.summary.verdict, approved.summary.product.as_deref()),
+        (Verdict::Affirmed, Some("acme/router"))
+    );
+    let history: HistoryJson = service.get(&path("history"));
+    let what: Vec<_> = history.history.iter().map(|row| row.what.as_str()).collect();
+    assert_eq!(what, ["enrolled", "evidence", "revoked", "approved"]);
+    for (action, body) in [
+        ("revoke", serde_json::json!({})),
+        ("revoke", serde_json::json!({ "why": "" })),
+        ("revoke", serde_json::json!({ "why": "two\nlines" })),
+        ("revoke", serde_json::json!({ "why": "x".repeat(600) })),
+        ("revoke", serde_json::json!({ "why": "x", "when": "now" })),
+        ("approve", serde_json::json!({ "product": 1 })),
+        ("approve", serde_json::json!([])),
+    ] {
+        assert_eq!(service.problem(post(action, &body)), Kind::BadRequest, "{action} {body}");
+    }
+    // Admission asks for evidence, so that the verdict follows.
+    assert_eq!(service.requests.as_mut().unwrap().try_recv(), Ok(CheckRequest { device: id(1) }));
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused() {
+    let service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    let body = serde_json::json!({ "why": "x".repeat(MAX_HTTP_BODY) });
+    let outcome = service.client().post(&format!("/v1/devices/{}/revoke", id(1)), &body, Duration::ZERO);
+    assert_eq!(service.problem(outcome), Kind::TooLarge);
+}
+
+#[test]
+fn a_check_waits_for_the_answer_to_its_own_request() {
+    let mut service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    commit(&service.app.store, accepted(1, 1, None));
+    let mut requests = service.requests.take().unwrap();
+    let store = service.app.store.clone();
+    service.runtime.spawn(async move {
+        assert_eq!(requests.recv().await, Some(CheckRequest { device: id(1) }));
+        // Under way already when the device was asked; then the answer.
+        store.commit_async(vec![accepted(1, 2, Some(1))]).await.unwrap();
+        let mut answer = contraindicated(accepted(1, 3, Some(2)));
+        answer.appraisal.state.last_check = evidence::claims::Why::Request;
+        store.commit_async(vec![answer]).await.unwrap();
+        assert_eq!(requests.recv().await, Some(CheckRequest { device: id(1) }));
+    });
+    let path = format!("/v1/devices/{}/check", id(1));
+    let nothing = serde_json::json!({});
+    let answer = service.client().post(&format!("{path}?wait=30"), &nothing, Duration::from_secs(30)).unwrap();
+    let device: DeviceJson = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(
+        (device.summary.verdict, device.summary.last_check.as_deref()),
+        (Verdict::Contraindicated, Some("request"))
+    );
+    let asked: Value =
+        serde_json::from_slice(&service.client().post(&path, &nothing, Duration::ZERO).unwrap()).unwrap();
+    assert_eq!(asked["asked"], true);
+}
+
+#[test]
+fn a_check_that_nobody_answers_ends_in_time() {
+    let service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    let path = format!("/v1/devices/{}/check", id(1));
+    let post =
+        |query: &str| service.client().post(&format!("{path}{query}"), &serde_json::json!({}), Duration::from_secs(5));
+    assert_eq!(service.problem(post("?wait=1")), Kind::CheckTimeout);
+    assert_eq!(service.problem(post("?wait=100000")), Kind::BadRequest);
+    for _ in 0..3 {
+        post("").unwrap();
+    }
+    assert_eq!(service.problem(post("")), Kind::Busy, "the queue is bounded");
+}
+
+#[test]
+fn counts_and_metrics_say_how_the_fleet_stands() {
+    let service = Service::start();
+    for number in 0..3 {
+        service.app.store.register(registration(number)).unwrap();
+    }
+    commit(&service.app.store, accepted(1, 1, None));
+    let fleet: FleetJson = service.get("/v1/fleet");
+    assert_eq!((fleet.total, fleet.verdicts["affirmed"], fleet.verdicts["unknown"], fleet.never_seen), (3, 1, 2, 2));
+    service.app.metrics.refused("quote.signature");
+    let metrics = String::from_utf8(service.client().get("/metrics").unwrap()).unwrap();
+    assert!(metrics.contains("countersign_devices{verdict=\"unknown\"} 2"), "{metrics}");
+    assert!(metrics.contains("countersign_evidence_refused_total{code=\"quote.signature\"} 1"), "{metrics}");
+    let references: Value = service.get("/v1/reference-values");
+    assert_eq!(references["releases"], serde_json::json!([]));
+}
+
+#[test]
+fn the_client_says_where_nobody_answers() {
+    let service = Service::start();
+    let url = service.url.clone();
+    let client = service.client();
+    drop(service);
+    let error = client.get("/v1/fleet").unwrap_err();
+    assert!(matches!(&error, ClientError::Unreachable { url: at, .. } if *at == url), "{error}");
+    assert!(!error.is_usage());
+    for bad in ["https://127.0.0.1:1", "127.0.0.1:1", "http://a b"] {
+        assert!(matches!(Client::new(bad, Token::new(TOKEN).unwrap()), Err(ClientError::Url(_))), "{bad}");
+    }
+}
+
+#[test]
+fn a_token_is_compared_whole() {
+    let token = Token::new(TOKEN).unwrap();
+    assert!(token.is(TOKEN.as_bytes()));
+    for other in ["", &TOKEN[..31], &format!("{TOKEN}0"), &TOKEN.to_uppercase()] {
+        assert!(!token.is(other.as_bytes()), "{other}");
+    }
+    assert!(Token::new("short").is_none() && Token::new(&"x".repeat(300)).is_none());
+    assert!(Token::new(&format!("{TOKEN} {TOKEN}")).is_none());
+    assert!(!format!("{token:?}").contains(TOKEN));
+}

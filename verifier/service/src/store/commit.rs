@@ -73,18 +73,24 @@ fn one(c: &Connection, accepted: &Accepted) -> Sql<Committed> {
     Ok(Committed::Done)
 }
 
+/// What every evidence writes: neither names an indexed column.
+pub(super) const UPDATE_TIMES: &str = "UPDATE device SET judged = ?2, expires = ?3 WHERE n = ?1";
+pub(super) const WRITE_STATE: &str = "INSERT INTO device_state (device, last, state, evidence, result) \
+     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (device) DO UPDATE SET last = excluded.last, state = excluded.state, \
+     evidence = excluded.evidence, result = excluded.result";
+
 fn write_state(c: &Connection, n: i64, accepted: &Accepted) -> Sql<()> {
     let state = &accepted.appraisal.state;
-    c.prepare_cached("UPDATE device SET judged = ?2, expires = ?3 WHERE n = ?1")?.execute(params![
+    let times = params![n, signed(state.judged), signed(state.expires)];
+    c.prepare_cached(UPDATE_TIMES)?.execute(times)?;
+    let blob = encode("device state", state)?;
+    c.prepare_cached(WRITE_STATE)?.execute(params![
         n,
-        signed(state.judged),
-        signed(state.expires)
+        state.last.evidence,
+        blob,
+        accepted.evidence,
+        accepted.result
     ])?;
-    c.prepare_cached(
-        "INSERT INTO device_state (device, last, state, evidence, result) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (device) \
-         DO UPDATE SET last = excluded.last, state = excluded.state, evidence = excluded.evidence, result = excluded.result",
-    )?
-    .execute(params![n, state.last.evidence, encode("device state", state)?, accepted.evidence, accepted.result])?;
     Ok(())
 }
 

@@ -82,8 +82,11 @@ fn number(c: &Connection, file: &MeasuredFile) -> Sql<Option<i64>> {
 }
 
 fn insert(c: &Connection, file: &MeasuredFile) -> Sql<i64> {
-    c.prepare_cached("INSERT INTO file (digest, path, kind) VALUES (?1, ?2, ?3)")?
-        .insert(params![file.digest, file.path, file.kind])
+    c.prepare_cached("INSERT INTO file (digest, path, kind) VALUES (?1, ?2, ?3)")?.insert(params![
+        file.digest,
+        file.path,
+        file.kind
+    ])
 }
 
 /// Names a set: a file's number stands for its digest, path and kind for as long as any set holds it.
@@ -101,8 +104,11 @@ fn shared(c: &Connection, mset: i64, device: i64) -> Sql<bool> {
 }
 
 fn grow(c: &Connection, mset: i64, hash: &[u8; 32], all: &BTreeSet<i64>, added: &BTreeSet<i64>) -> Sql<()> {
-    c.prepare_cached("UPDATE mset SET hash = ?2, files = ?3 WHERE n = ?1")?
-        .execute(params![mset, hash, signed(all.len() as u64)])?;
+    c.prepare_cached("UPDATE mset SET hash = ?2, files = ?3 WHERE n = ?1")?.execute(params![
+        mset,
+        hash,
+        signed(all.len() as u64)
+    ])?;
     add(c, mset, added)
 }
 

@@ -25,8 +25,8 @@ use tokio::sync::{broadcast, oneshot};
 pub use error::{StoreError, Trouble};
 pub use secrets::Secret;
 pub use types::{
-    Accepted, Committed, Detail, Filter, FleetCounts, HistoryRow, NewRegistration, Page, Registered, Registration, Summary,
-    Unresolved, What,
+    Accepted, Committed, Detail, Filter, FleetCounts, HistoryRow, NewRegistration, Page, Registered, Registration,
+    Summary, Unresolved, What,
 };
 
 use crate::limits::MAX_READERS;
@@ -264,4 +264,4 @@ fn decode<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> S
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

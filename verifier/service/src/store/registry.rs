@@ -122,14 +122,7 @@ fn insert(c: &Connection, new: &NewRegistration) -> Sql<()> {
     c.execute(
         "INSERT INTO registration (device, ak, ak_name, ek_class, manufacturer, first_seen) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![
-            n,
-            new.ak.area(),
-            new.ak.name_digest(),
-            class_number(new.ek_class),
-            new.manufacturer,
-            signed(new.now)
-        ],
+        params![n, new.ak.area(), new.ak.name_digest(), class_number(new.ek_class), new.manufacturer, signed(new.now)],
     )?;
     for ek in &new.eks {
         c.execute("INSERT OR IGNORE INTO ek (digest, device) VALUES (?1, ?2)", params![ek, n])?;

@@ -1,0 +1,157 @@
+//! `verifier inspect` on artefacts of real boots (tests/vectors/README.md), and on everything that is none.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+use verifier::inspect::{Undecodable, inspect};
+
+fn vectors() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "../../tests/vectors"].iter().collect()
+}
+
+fn boots() -> Vec<PathBuf> {
+    let folders = fs::read_dir(vectors().join("boot")).unwrap().map(|entry| entry.unwrap().path());
+    folders.filter(|path| path.is_dir()).collect()
+}
+
+fn artefact(file: &Path) -> Value {
+    inspect(&fs::read(file).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn pcrs_of_the_tpm(boot: &Path) -> Value {
+    let text = fs::read(boot.join("pcrs.json")).unwrap();
+    serde_json::from_slice::<Value>(&text).unwrap()["pcrs"].take()
+}
+
+#[test]
+fn boot_logs_give_the_pcrs_of_the_tpm() {
+    assert!(boots().len() >= 8);
+    for boot in boots() {
+        let (log, tpm) = (artefact(&boot.join("eventlog.bin")), pcrs_of_the_tpm(&boot));
+        assert_eq!((&log["kind"], &log["problems"]), (&"tcg-event-log".into(), &Value::Array(vec![])));
+        assert!(log["events"].as_u64().unwrap() > 20);
+        let bank = log["pcrs"]["sha256"].as_object().unwrap();
+        assert!(bank.len() >= 9, "{}", boot.display());
+        for (pcr, value) in bank {
+            assert_eq!(*value, tpm[pcr], "{} PCR {pcr}", boot.display());
+        }
+    }
+}
+
+#[test]
+fn ima_lists_give_pcr_10_of_the_tpm_and_every_bank() {
+    for boot in boots() {
+        let (list, tpm) = (artefact(&boot.join("ima.bin")), pcrs_of_the_tpm(&boot));
+        assert_eq!(list["kind"], "ima-log");
+        assert_eq!(list["pcrs"]["sha256"]["10"], tpm["10"], "{}", boot.display());
+        for (bank, length) in [("sha1", 40), ("sha256", 64), ("sha384", 96), ("sha512", 128)] {
+            assert_eq!(list["pcrs"][bank]["10"].as_str().unwrap().len(), length);
+        }
+        let templates = list["templates"].as_object().unwrap().values().map(|count| count.as_u64().unwrap());
+        assert_eq!(templates.sum::<u64>(), list["entries"].as_u64().unwrap());
+        let violations = if boot.ends_with("qemu-violation") { 2 } else { 0 };
+        assert_eq!(list["violations"], violations);
+        assert!(list["boot_aggregate"].as_str().unwrap().starts_with("sha256:"));
+    }
+}
+
+#[test]
+fn tpm_structures_are_told_apart() {
+    for boot in boots() {
+        let quote = artefact(&boot.join("quote.msg"));
+        assert_eq!((&quote["kind"], &quote["type"]), (&"tpms-attest".into(), &"quote".into()));
+        assert_eq!(quote["selection"][0]["bank"], "sha256");
+        let key = artefact(&boot.join("ak.pub"));
+        assert_eq!((&key["kind"], &key["key"]["curve"]), (&"tpm2b-public".into(), &"P-256".into()));
+        assert_eq!(artefact(&boot.join("quote.sig"))["kind"], "tpmt-signature");
+        // With and without the size that tools put before a structure.
+        let bare = fs::read(boot.join("ak.pub")).unwrap()[2..].to_vec();
+        assert_eq!(inspect(&bare).unwrap()["name"], key["name"]);
+        let sized = evidence::tpm::tpm2b(&fs::read(boot.join("quote.msg")).unwrap());
+        assert_eq!(inspect(&sized).unwrap(), quote);
+    }
+}
+
+#[test]
+fn an_artefact_cut_anywhere_is_undecodable_or_a_shorter_log() {
+    let boot = &boots()[0];
+    for name in ["quote.msg", "quote.sig", "ak.pub"] {
+        let bytes = fs::read(boot.join(name)).unwrap();
+        for cut in 0..bytes.len() {
+            // A TPM2B without its first bytes is never reached: cuts are at the end.
+            assert!(inspect(&bytes[..cut]).is_err(), "{name} cut at {cut}");
+        }
+    }
+    for name in ["eventlog.bin", "ima.bin"] {
+        let bytes = fs::read(boot.join(name)).unwrap();
+        let kind = inspect(&bytes).unwrap()["kind"].clone();
+        for cut in 0..bytes.len().min(3_000) {
+            if let Ok(shorter) = inspect(&bytes[..cut]) {
+                assert_eq!(shorter["kind"], kind, "{name} cut at {cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn text_and_noise_are_no_artefact() {
+    let texts: [&[u8]; 8] = [
+        b"",
+        b"\n",
+        b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+        b"{\"bank\": \"sha256\", \"pcrs\": {}}",
+        b"10 91f34b5c671d73504b274a919661cf80dab1e127 ima-ng sha1:1801e1be3e65ef1eaa5c16617bec8f1274eaf6b3 boot_aggregate\n",
+        &[0; 4096],
+        &[0xFF; 4096],
+        &[0xD2; 64],
+    ];
+    for text in texts {
+        assert!(inspect(text).is_err(), "{:?}", String::from_utf8_lossy(text));
+    }
+    assert_eq!(inspect(b"hello").unwrap_err(), Undecodable::Unknown);
+}
+
+fn run(arguments: &[&str], stdin: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_verifier"))
+        .arg("inspect")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The program may have seen enough before it has read all.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn the_exit_code_says_what_was_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.pem");
+    fs::write(&text, "-----BEGIN").unwrap();
+    for (file, code) in [(text.as_path(), 6), (&folder.path().join("absent"), 1), (folder.path(), 1)] {
+        let output = run(&[file.to_str().unwrap(), "--json"], b"");
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(code), &b""[..]), "{}", file.display());
+        assert!(String::from_utf8(output.stderr).unwrap().contains(file.to_str().unwrap()));
+    }
+    assert_eq!(run(&[], b"").status.code(), Some(2));
+}
+
+#[test]
+fn standard_input_and_files_give_the_same() {
+    let file = boots()[0].join("eventlog.bin");
+    let (by_name, by_stdin) =
+        (run(&[file.to_str().unwrap(), "--json"], b""), run(&["-", "--json"], &fs::read(&file).unwrap()));
+    assert_eq!(by_name.status.code(), Some(0));
+    assert_eq!(by_name.stdout, by_stdin.stdout);
+    let json: Value = serde_json::from_slice(&by_name.stdout).unwrap();
+    let text = String::from_utf8(run(&[file.to_str().unwrap()], b"").stdout).unwrap();
+    let line = format!("sha256\t7\t{}", json["pcrs"]["sha256"]["7"].as_str().unwrap());
+    assert!(text.contains(&line), "{text}");
+}
