@@ -557,3 +557,44 @@ fn shortened(detail: &str) -> String {
     let end = (detail.len() - half..).find(|at| detail.is_char_boundary(*at)).unwrap_or(detail.len());
     format!("{head}…{}", &detail[end..])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(message: usize, topic: &str) -> Work {
+        Work { message, topic: UpTopic::parse(topic).unwrap(), tries: 0 }
+    }
+
+    #[test]
+    fn of_each_device_one_message_is_judged_at_a_time_in_order() {
+        let [a, b] = ["aa", "bb"].map(|byte| format!("cs/1/{}/up/evidence", byte.repeat(32)));
+        let waiting = vec![work(0, &a), work(1, &b), work(2, &a), work(3, "cs/1/enrol/c/up"), work(4, &a), work(5, &b)];
+        let numbers = |works: &[Work]| works.iter().map(|work| work.message).collect::<Vec<_>>();
+        let (first, rest) = first_of_each(waiting);
+        assert_eq!((numbers(&first), numbers(&rest)), (vec![0, 1, 3], vec![2, 4, 5]));
+        let (second, rest) = first_of_each(rest);
+        assert_eq!((numbers(&second), numbers(&rest)), (vec![2, 5], vec![4]));
+    }
+
+    #[test]
+    fn another_product_asks_for_all_files_again() {
+        let rates = Rates::default();
+        let device = DeviceId([1; 32]);
+        assert!(!rates.were_judged(&device, hash(None)), "nothing is known after a start");
+        rates.judged(device, hash(None));
+        assert!(rates.were_judged(&device, hash(None)));
+        assert!(!rates.were_judged(&device, hash(Some("a/b"))), "files were judged for no product so far");
+    }
+
+    #[test]
+    fn a_long_detail_keeps_its_beginning_and_its_end() {
+        let long = format!("/tmp/{} sha256:abcd", "ü".repeat(3000));
+        let short = shortened(&long);
+        assert!(
+            short.len() <= MAX_RESULT_DETAIL && short.starts_with("/tmp/ü") && short.ends_with(" sha256:abcd"),
+            "{short}"
+        );
+        assert_eq!(shortened("short"), "short");
+    }
+}

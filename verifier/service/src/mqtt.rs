@@ -4,8 +4,9 @@
 //!
 //! An acknowledgement names a packet id, which is worth nothing after a reconnect: the next connection may use it for
 //! another message. So each connection has a number, and acknowledgements of earlier ones are dropped under one lock
-//! with the change of number. The number of messages between arrival and acknowledgement is bounded; at the bound
-//! nothing is read, and the broker keeps what comes.
+//! with the change of number. The number of messages between arrival and acknowledgement is bounded: the broker is told
+//! (receive maximum, MQTT 5 §3.3.4) and held to it, so that there is always room for their acknowledgements, and neither
+//! side waits for the other.
 
 use std::{
     io,
@@ -15,7 +16,7 @@ use std::{
 };
 
 use rumqttc::{
-    NetworkOptions, TlsConfiguration, Transport,
+    NetworkOptions, Outgoing as Sent, TlsConfiguration, Transport,
     v5::{
         AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError,
         mqttbytes::{
@@ -31,7 +32,7 @@ use rustls::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 
@@ -143,7 +144,7 @@ impl Link {
         let reader = Reader {
             events,
             acknowledger: acknowledger.clone(),
-            room: Arc::new(Semaphore::new(MAX_UNACKNOWLEDGED)),
+            unacknowledged: 0,
             to,
             filters,
             trouble: Trouble::new(self, "receiving"),
@@ -173,7 +174,7 @@ impl Link {
                     Err(ConnectionError::RequestsDone) => return,
                     Err(error) => {
                         connected.send_replace(false);
-                        trouble.wait(&error).await;
+                        trouble.wait(trouble.advice(&error)).await;
                     }
                 }
             }
@@ -187,8 +188,6 @@ impl Link {
 pub struct Message {
     publish: Publish,
     connection: u64,
-    /// Given back with the acknowledgement, or with the message.
-    _room: OwnedSemaphorePermit,
 }
 
 impl Message {
@@ -237,7 +236,7 @@ impl Acknowledger {
     fn acknowledge(&self, messages: &[Message]) {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         for message in messages.iter().filter(|message| message.connection == *connection) {
-            // There is room for one for each message that may be on its way; without a connection, none is wanted.
+            // There is room for one for each message that may be unacknowledged.
             drop(self.client.try_ack(&message.publish));
         }
     }
@@ -260,7 +259,8 @@ impl Acknowledger {
 struct Reader {
     events: EventLoop,
     acknowledger: Acknowledger,
-    room: Arc<Semaphore>,
+    /// Messages of this connection whose acknowledgement has not been sent.
+    unacknowledged: usize,
     to: mpsc::Sender<Message>,
     filters: Vec<String>,
     trouble: Trouble,
@@ -278,18 +278,31 @@ impl Reader {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => self.subscribe(),
                 Ok(Event::Incoming(Packet::SubAck(ack))) => self.check_subscription(&ack),
                 Ok(Event::Incoming(Packet::Publish(publish))) => {
-                    if !self.pass_on(publish).await {
+                    if publish.qos != QoS::AtMostOnce {
+                        self.unacknowledged += 1;
+                    }
+                    if self.unacknowledged > MAX_UNACKNOWLEDGED {
+                        let why = "it sends more unacknowledged messages than it was told to (receive maximum); take another broker";
+                        self.start_anew(why.to_owned()).await;
+                        continue;
+                    }
+                    let message = Message { publish, connection: self.acknowledger.connection() };
+                    if self.to.send(message).await.is_err() {
                         return;
                     }
                 }
+                Ok(Event::Outgoing(Sent::PubAck(_))) => self.unacknowledged = self.unacknowledged.saturating_sub(1),
                 Ok(_) => {}
-                Err(error) => {
-                    self.connected.send_replace(false);
-                    self.acknowledger.next_connection(&mut self.events);
-                    self.trouble.wait(&error).await;
-                }
+                Err(error) => self.start_anew(self.trouble.advice(&error)).await,
             }
         }
+    }
+
+    async fn start_anew(&mut self, why: String) {
+        self.connected.send_replace(false);
+        self.unacknowledged = 0;
+        self.acknowledger.next_connection(&mut self.events);
+        self.trouble.wait(why).await;
     }
 
     /// On each connection: the broker may have lost the session, or kept one that was subscribed to less.
@@ -311,13 +324,6 @@ impl Reader {
                 self.connected.send_replace(true);
             }
         }
-    }
-
-    /// Waits for room: while it does, nothing is read. False: nobody wants messages any more.
-    async fn pass_on(&mut self, publish: Publish) -> bool {
-        let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return false };
-        let message = Message { publish, connection: self.acknowledger.connection(), _room: room };
-        self.to.send(message).await.is_ok()
     }
 }
 
@@ -393,8 +399,7 @@ impl Trouble {
         self.wait = FIRST_WAIT;
     }
 
-    async fn wait(&mut self, error: &ConnectionError) {
-        let advice = self.advice(error);
+    async fn wait(&mut self, advice: String) {
         let new = self.said.as_ref().is_none_or(|(said, at)| *said != advice || at.elapsed() > SAY_AGAIN);
         if new {
             tracing::warn!("broker at {}: {advice} (trying again)", self.place);
@@ -440,6 +445,32 @@ impl Trouble {
                 self.user
             ),
             _ => error.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_broker_refuses_is_told_with_what_to_do() {
+        let trouble = Trouble {
+            place: "h:1".to_owned(),
+            user: "verifier.pem".to_owned(),
+            what: "receiving",
+            wait: FIRST_WAIT,
+            said: None,
+        };
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let bad_certificate = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateUnknown);
+        for (error, part) in [
+            (ConnectionError::Io(refused), "spawn = true"),
+            (ConnectionError::MqttState(StateError::Io(io::Error::other(bad_certificate))), "CA in `ca`"),
+            (ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized), "refuses the user of verifier.pem"),
+        ] {
+            let advice = trouble.advice(&error);
+            assert!(advice.contains(part), "{advice}");
         }
     }
 }

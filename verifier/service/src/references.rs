@@ -165,3 +165,98 @@ fn read_text(path: &Path) -> Result<String, RulesError> {
         |_| RulesError::Io { path: path.to_owned(), source: io::Error::new(io::ErrorKind::InvalidData, "not UTF-8") };
     String::from_utf8(read(path, MAX_POLICY_FILE)?).map_err(not_text)
 }
+
+#[cfg(test)]
+mod tests {
+    use evidence::topic::Name;
+    use reference_values::{Executable, Release, Role, SigningKey};
+    use ring::rand::SystemRandom;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::init::{Plan, init};
+
+    const NOW: UnixSeconds = 1_795_000_000;
+
+    struct Shop {
+        config: Config,
+        store: Store,
+        key: SigningKey,
+        _dir: TempDir,
+    }
+
+    impl Shop {
+        fn open() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let plan = Plan {
+                dir: dir.path().join("v"),
+                name: Name::new("v1").unwrap(),
+                broker: ("localhost".to_owned(), 8883),
+                http: "127.0.0.1:0".parse().unwrap(),
+                now: NOW,
+            };
+            let config = Config::load(Some(&init(&plan).unwrap().join("verifier.toml")), []).unwrap();
+            let key = SigningKey::from_pem(&SigningKey::generate(&SystemRandom::new()).unwrap()).unwrap();
+            let trust = format!(
+                "[[signer]]\nname = \"Maker\"\nrole = \"manufacturer\"\nproducts = [\"a/*\"]\nkey = \"\"\"\n{}\"\"\"\n",
+                key.public().to_pem()
+            );
+            fs::write(config.trust.join("maker.toml"), trust).unwrap();
+            let store = Store::open(&config.store()).unwrap();
+            Self { config, store, key, _dir: dir }
+        }
+
+        fn publish(&self, sequence: u64, signed: bool) -> PathBuf {
+            let executable = Executable { digest: [u8::try_from(sequence).unwrap(); 32], path: "/bin/a".to_owned() };
+            let release = Release::new("a/b", &sequence.to_string(), sequence, vec![executable], Vec::new()).unwrap();
+            let mut release = SignedRelease::unsigned(release);
+            if signed {
+                release = release.sign(&self.key, Role::Manufacturer, &SystemRandom::new()).unwrap();
+            }
+            let path = self.config.reference_values.join(format!("{sequence}.corim"));
+            fs::write(&path, release.encode()).unwrap();
+            path
+        }
+
+        fn newest(&self) -> Result<Option<String>, RulesError> {
+            let rules = Rules::load(&self.config, &self.store, NOW)?;
+            let product = rules.references.product("a/b");
+            Ok(product.and_then(|product| Some(product.newest()?.name().to_owned())))
+        }
+    }
+
+    #[test]
+    fn only_signed_releases_count_and_one_that_is_not_spoils_nothing() {
+        let shop = Shop::open();
+        assert_eq!(shop.newest().unwrap(), None);
+        shop.publish(1, true);
+        shop.publish(2, false);
+        fs::write(shop.config.reference_values.join("3.corim"), "nonsense").unwrap();
+        assert_eq!(shop.newest().unwrap().as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn releases_never_go_back_behind_what_has_been_in_force() {
+        let shop = Shop::open();
+        shop.publish(1, true);
+        let newer = shop.publish(2, true);
+        assert_eq!(shop.newest().unwrap().as_deref(), Some("2"));
+        fs::remove_file(newer).unwrap();
+        let error = shop.newest().unwrap_err();
+        assert!(matches!(error, RulesError::Unusable { source: Unusable::Older { .. }, .. }), "{error}");
+        shop.publish(3, true);
+        assert_eq!(shop.newest().unwrap().as_deref(), Some("3"));
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_is_named() {
+        let shop = Shop::open();
+        fs::write(&shop.config.policy, "unlistet = \"warning\"").unwrap();
+        let message = shop.newest().unwrap_err().to_string();
+        assert!(message.contains("policy.toml") && message.contains("unlistet"), "{message}");
+        fs::write(&shop.config.policy, "").unwrap();
+        fs::write(shop.config.trust.join("x.toml"), "[[signer]]\n").unwrap();
+        let message = shop.newest().unwrap_err().to_string();
+        assert!(message.contains("x.toml"), "{message}");
+    }
+}

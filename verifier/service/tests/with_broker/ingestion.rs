@@ -19,8 +19,9 @@ use ring::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use verifier::{
+    broker::Mosquitto,
     keys::SigningKey,
     serve::{Service, now},
     store::{NewRegistration, Registered, Store},
@@ -99,7 +100,10 @@ struct Fleet {
 impl Fleet {
     /// A running verifier at which one device is registered, and that device, connected.
     async fn start() -> Self {
-        let installation = Installation::make();
+        Self::start_at(Installation::make()).await
+    }
+
+    async fn start_at(installation: Installation) -> Self {
         let ak = Ak::make();
         let new = NewRegistration {
             device: DEVICE,
@@ -125,8 +129,13 @@ impl Fleet {
         self.device.publish(&format!("cs/1/{DEVICE}/up/{branch}"), payload).await;
     }
 
+    /// The next message of this kind; requests that answer a hello sent more than once are passed over.
     async fn expect<T: DeserializeOwned + Serialize>(&mut self, kind: &str, purpose: Purpose) -> (T, Vec<u8>) {
-        let (topic, payload) = within(self.device.next()).await;
+        let request = format!("cs/1/{DEVICE}/down/v1/request");
+        let (mut topic, mut payload) = within(self.device.next()).await;
+        while topic == request {
+            (topic, payload) = within(self.device.next()).await;
+        }
         assert_eq!(topic, format!("cs/1/{DEVICE}/down/v1/{kind}"));
         (open(purpose, &self.key, &payload).expect("signed by the verifier"), payload)
     }
@@ -135,7 +144,7 @@ impl Fleet {
     async fn nonce(&mut self) -> Nonce {
         let hello = evidence::cbor::encode(&Hello::new(Why::Startup));
         loop {
-            self.send("hello/v1", &hello).await;
+            self.device.try_publish(&format!("cs/1/{DEVICE}/up/hello/v1"), &hello).await;
             let heard = timeout(Duration::from_secs(1), self.device.next()).await;
             if let Ok((_, payload)) = heard {
                 let challenge: Challenge = open(Purpose::Request, &self.key, &payload).unwrap();
@@ -252,4 +261,32 @@ async fn a_second_program_on_the_same_data_folder_is_told_so() {
     let error = Service::start(fleet.installation.config.clone()).await.err().expect("refused").to_string();
     assert!(error.contains("another verifier runs"), "{error}");
     fleet.service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_goes_away_is_found_again() {
+    let mut installation = Installation::make();
+    installation.config.broker.spawn = false;
+    let configuration = installation.config.broker.mosquitto.clone();
+    let start = || {
+        let stop = watch::Sender::new(false);
+        let mosquitto = Mosquitto::find(&configuration).unwrap();
+        (tokio::spawn(mosquitto.supervise(stop.subscribe())), stop)
+    };
+    let (broker, stop) = start();
+    let mut fleet = Fleet::start_at(installation).await;
+    let before = fleet.nonce().await;
+    stop.send_replace(true);
+    broker.await.unwrap();
+    let message = fleet.ak.evidence(before);
+    let (broker, stop) = start();
+    // Connections come back in any order, and the broker may deliver the old request once more: a new one shows that the
+    // verifier listens again.
+    while fleet.nonce().await == before {}
+    fleet.send("evidence", &message).await;
+    let (result, _): (AttestationResult, _) = fleet.expect("result", Purpose::Result).await;
+    assert_eq!(result.nonce, before);
+    stop.send_replace(true);
+    fleet.service.end().await;
+    broker.await.unwrap();
 }

@@ -74,8 +74,13 @@ impl Client {
     }
 
     pub(crate) async fn publish(&self, topic: &str, payload: &[u8]) {
+        assert!(self.try_publish(topic, payload).await, "{topic}");
+    }
+
+    /// Whether it could be handed to the connection; without one it could not.
+    pub(crate) async fn try_publish(&self, topic: &str, payload: &[u8]) -> bool {
         let message = Outgoing { topic: topic.to_owned(), payload: payload.to_vec() };
-        assert_eq!(self.publisher.publish(vec![message]).await, 0, "{topic}");
+        self.publisher.publish(vec![message]).await == 0
     }
 
     /// The next message, topic and payload.
