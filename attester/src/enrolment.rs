@@ -24,10 +24,7 @@ use ring::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::timeout};
-use x509_cert::{
-    Certificate,
-    der::{Decode as _, Encode as _},
-};
+use x509_cert::{Certificate, der::Decode as _};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -160,16 +157,12 @@ enum Standing {
 
 impl Standing {
     fn of(pem: &[u8], key: &[u8], now: Duration) -> Self {
-        let Ok(leaf) = leaf(pem) else { return Self::None };
-        let ours = spki_of(key).ok();
-        let theirs = leaf.tbs_certificate().subject_public_key_info().to_der().ok();
-        let until = leaf.tbs_certificate().validity().not_after.to_unix_duration();
-        if ours.is_none() || ours != theirs || until <= now {
-            Self::None
-        } else if until <= now.saturating_add(RENEW_BEFORE) {
-            Self::Old
-        } else {
-            Self::Good
+        let credentials = credentials(pem.to_vec(), key);
+        let until = leaf(pem).map(|leaf| leaf.tbs_certificate().validity().not_after.to_unix_duration());
+        match until {
+            Ok(until) if credentials.fit() && until > now.saturating_add(RENEW_BEFORE) => Self::Good,
+            Ok(until) if credentials.fit() && until > now => Self::Old,
+            _ => Self::None,
         }
     }
 }
@@ -250,21 +243,21 @@ impl Door {
             }
         };
         let mut done = Vec::with_capacity(pinned.len());
-        let mut failed = None;
+        let mut failed = Vec::new();
         for verifier in pinned {
             match self.enrol(verifier, &up, &mut incoming, worker, key).await {
                 Ok(certificate) => done.push((verifier, certificate)),
-                Err(error) => {
-                    tracing::error!("{}", told(&error));
-                    failed.get_or_insert(error);
-                }
+                Err(error) => failed.push(error),
             }
         }
         up.disconnect();
-        match failed {
-            Some(error) if done.is_empty() => Err(error),
-            _ => Ok(done),
+        if done.is_empty() && !failed.is_empty() {
+            return Err(failed.swap_remove(0));
         }
+        for error in failed {
+            tracing::error!("{}", told(&error));
+        }
+        Ok(done)
     }
 
     async fn enrol(
@@ -393,4 +386,48 @@ fn activate(
         secrets.push(Secret::recovered(&secret).context("a credential of the verifier holds no secret of 32 bytes")?);
     }
     Ok(Activation::prove(presentation, credentials, transcript, &secrets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_connection_key_is_made_once_and_is_the_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let key = connection_key(&state).unwrap();
+        assert_eq!(*connection_key(&state).unwrap(), *key);
+        assert_eq!(spki_of(&key).unwrap().len(), SPKI_P256_PREFIX.len() + 65);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(state.path(KEY)).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_name_for_the_broker_is_drawn_once_and_legal() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let drawn = client(&state).unwrap();
+        assert_eq!(client(&state).unwrap(), drawn);
+        state.write(CLIENT, b"a/+/b", Readers::All).unwrap();
+        assert_ne!(client(&state).unwrap().as_str(), "a/+/b");
+    }
+
+    #[test]
+    fn what_is_no_certificate_for_our_key_does_not_stand() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = connection_key(&StateDir::open(dir.path()).unwrap()).unwrap();
+        let no_certificate = pem("CERTIFICATE", &[0x30, 0]);
+        for bad in ["", "no PEM", &no_certificate] {
+            assert_eq!(Standing::of(bad.as_bytes(), &key, Duration::ZERO), Standing::None);
+        }
+    }
+
+    #[test]
+    fn pem_lines_have_64_letters() {
+        let text = pem("TEST", &[0; 100]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((lines[0], lines.last().copied()), ("-----BEGIN TEST-----", Some("-----END TEST-----")));
+        assert!(lines[1..lines.len() - 2].iter().all(|line| line.len() == 64));
+    }
 }

@@ -5,13 +5,14 @@
 //! what it needs whenever the link is up. What comes in is bounded by the packet size announced to the broker.
 
 use std::{
-    fs,
-    path::Path,
+    fs::{self, File, OpenOptions, TryLockError},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use attester::config::Broker;
 use evidence::limits::MAX_MESSAGE;
 use rumqttc::{
@@ -28,9 +29,14 @@ use rustls::{
     AlertDescription, ClientConfig, RootCertStore,
     crypto::ring::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    sign::CertifiedKey,
     version::TLS13,
 };
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use crate::{Usage, state::jitter};
 
@@ -52,7 +58,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A connection that lasted as long is no reason for a longer pause than the first.
 const LASTED: Duration = Duration::from_secs(60);
-/// Pause after another program of this device took the connection over: `attester once` needs some seconds.
+/// Pause between two looks whether another program of this device still has its turn.
+const TURN_PAUSE: Duration = Duration::from_secs(1);
+/// Pause after a program with this device's id connected from elsewhere: else both would take turns in throwing each
+/// other out.
 const PAUSE_FOR_OTHERS: Duration = Duration::from_secs(90);
 
 /// One's own side of a TLS connection.
@@ -74,6 +83,17 @@ impl Credentials {
         let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("key", key, &error))?;
         Ok(Self { certificate: chain, key: Arc::new(private) })
     }
+
+    /// Whether certificate and key belong together, and TLS takes them.
+    pub(crate) fn fit(&self) -> bool {
+        let chain = self.chain();
+        chain.is_ok_and(|chain| CertifiedKey::from_der(chain, self.key.clone_key(), &default_provider()).is_ok())
+    }
+
+    fn chain(&self) -> Result<Vec<CertificateDer<'static>>> {
+        let chain = CertificateDer::pem_slice_iter(&self.certificate).collect::<Result<_, _>>();
+        chain.context("the certificate for the broker does not read")
+    }
 }
 
 /// Where to connect, and as whom.
@@ -82,6 +102,7 @@ pub(crate) struct Endpoint {
     options: MqttOptions,
     filters: Vec<String>,
     place: String,
+    turn: Option<PathBuf>,
 }
 
 impl Endpoint {
@@ -97,7 +118,36 @@ impl Endpoint {
         let mut network = options.network_options();
         network.set_tcp_nodelay(true);
         options.set_network_options(network);
-        Ok(Self { options, filters, place: format!("{}:{}", broker.host, broker.port) })
+        Ok(Self { options, filters, place: format!("{}:{}", broker.host, broker.port), turn: None })
+    }
+
+    /// Does not connect while another program holds `turn`: a device has one connection at a time, and the broker drops
+    /// the older one.
+    pub(crate) fn after_others(mut self, turn: PathBuf) -> Self {
+        self.turn = Some(turn);
+        self
+    }
+
+    /// Waits until no other program holds the turn.
+    async fn wait_for_turn(&self) {
+        while let Some(turn) = &self.turn {
+            match File::open(turn).map(|file| file.try_lock_shared()) {
+                Ok(Err(TryLockError::WouldBlock)) => sleep(TURN_PAUSE).await,
+                // Nobody has ever taken it.
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Takes the turn; it is given back when the file is closed.
+pub(crate) fn take_turn(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("another `attester once` is attesting: wait for it"),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 
@@ -110,13 +160,10 @@ fn tls(broker: &Broker, credentials: &Credentials) -> Result<ClientConfig> {
     if roots.is_empty() {
         return Err(wrong(&"no certificate there").into());
     }
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&credentials.certificate)
-        .collect::<Result<_, _>>()
-        .context("the certificate for the broker does not read")?;
     ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
-        .with_client_auth_cert(chain, credentials.key.clone_key())
+        .with_client_auth_cert(credentials.chain()?, credentials.key.clone_key())
         .context("certificate and key for the broker do not fit each other")
 }
 
@@ -182,7 +229,10 @@ pub(crate) enum Trouble {
         why: String,
     },
     /// The broker does not take our certificate.
-    #[error("the broker at {place} refuses this device: {why}. Its certificate may have expired: `attester enrol`")]
+    #[error(
+        "the broker at {place} refuses this device's certificate: {why}. Is it this broker's, has it expired? `attester \
+         enrol` gets a new one with the credentials in `[broker]`"
+    )]
     Refused {
         /// Where.
         place: String,
@@ -235,6 +285,7 @@ impl Link {
         Self(tokio::spawn(async move {
             let mut pause = FIRST_PAUSE;
             loop {
+                endpoint.wait_for_turn().await;
                 let began = Instant::now();
                 let Err(trouble) = connection(&endpoint, &events).await else { return };
                 if began.elapsed() >= LASTED {
@@ -248,7 +299,7 @@ impl Link {
                 if events.send(LinkEvent::Down(trouble, wait).into()).await.is_err() {
                     return;
                 }
-                tokio::time::sleep(wait).await;
+                sleep(wait).await;
             }
         }))
     }

@@ -14,8 +14,8 @@ use tokio::{
 use crate::{
     Output,
     enrolment::ensure,
-    link::Trouble,
-    session::{EVENTS, Event, News, Session},
+    link::{Trouble, take_turn},
+    session::{EVENTS, Event, News, Session, TURN, endpoint},
     state::StateDir,
     status::{Said, Verdict},
     worker::Worker,
@@ -35,6 +35,7 @@ struct Report {
 pub(crate) async fn once(config: &Config, wait: Duration, json: bool, output: &mut Output) -> Result<u8> {
     let state = StateDir::open(&config.state_dir)?;
     crate::pinned::network(config)?;
+    let _turn = take_turn(&state.path(TURN))?;
     let worker = Worker::start::<Event>(config, None)?;
     let deadline = Instant::now() + wait;
     let enrolled = ensure(config, &state, &worker, false).await?;
@@ -81,7 +82,7 @@ async fn attest(
     deadline: Instant,
 ) -> Result<Attempt> {
     let (events, mut happening) = mpsc::channel(EVENTS);
-    let mut session = Session::open(config, state, worker, enrolled, events)?;
+    let mut session = Session::open(config, state, worker, enrolled, endpoint(config, enrolled)?, events)?;
     session.attest(Why::Startup);
     let mut verdicts = BTreeMap::new();
     let mut problem = None;
@@ -113,11 +114,12 @@ async fn attest(
                 ));
                 break;
             }
-            News::Down(trouble) if trouble.is_about_credentials() => return Ok(Attempt::NotLetIn(trouble)),
+            News::Down(trouble, _) if trouble.is_about_credentials() => return Ok(Attempt::NotLetIn(trouble)),
             // Not reached at all: more patience would not help whoever waits.
-            News::Down(trouble) if !connected => return Err(trouble.into()),
+            News::Down(trouble, _) if !connected => return Err(trouble.into()),
             News::Failed(error) => return Err(error),
-            News::Down(_) | News::None | News::Stop => {}
+            News::Down(trouble, _) => tracing::warn!("{trouble}"),
+            News::None | News::Stop => {}
         }
     }
     session.close().await;

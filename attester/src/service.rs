@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     Usage,
     enrolment::{Enrolled, ensure, expires_soon},
-    session::{EVENTS, Event, News, Session},
+    session::{EVENTS, Event, News, Session, TURN, endpoint},
     state::{StateDir, jitter},
     told,
     worker::{Periods, Worker},
@@ -37,7 +37,8 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
     let worker = Worker::start(config, Some((Periods::of(config), events.clone())))?;
     let Some(enrolled) = enrol(config, &state, &worker, &mut happening).await? else { return Ok(()) };
     tracing::info!(device = %enrolled.device, "running");
-    let session = Session::open(config, &state, &worker, &enrolled, events)?;
+    let place = endpoint(config, &enrolled)?.after_others(state.path(TURN));
+    let session = Session::open(config, &state, &worker, &enrolled, place, events)?;
     serve(config, &state, &worker, session, enrolled, &mut happening).await
 }
 
@@ -70,7 +71,8 @@ async fn serve(
         let due = matches!(event, Event::Due(_));
         let renew = match session.handle(event) {
             News::Stop => break,
-            News::Down(trouble) => {
+            News::Down(trouble, pause) => {
+                tracing::warn!("{trouble}; trying again in {pause:.1?}");
                 session.keep_status();
                 trouble.is_about_credentials()
             }
@@ -82,7 +84,10 @@ async fn serve(
             match ensure(config, state, worker, refused).await {
                 Ok(new) => {
                     enrolled = new;
-                    session.reconnect(config, &enrolled)?;
+                    match endpoint(config, &enrolled) {
+                        Ok(place) => session.reconnect(place.after_others(state.path(TURN))),
+                        Err(error) => tracing::error!("{}", told(&error)),
+                    }
                 }
                 Err(error) => tracing::error!("cannot renew the certificate for the broker: {}", told(&error)),
             }

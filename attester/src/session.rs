@@ -29,6 +29,8 @@ use crate::{
     worker::{Due, Worker},
 };
 
+/// File that `attester once` locks while it has the device's connection.
+pub(crate) const TURN: &str = "turn";
 /// Events that wait: messages of eight verifiers, and the worker's.
 pub(crate) const EVENTS: usize = 32;
 
@@ -81,8 +83,8 @@ pub(crate) enum News {
         /// Why.
         refusal: Refusal,
     },
-    /// No connection.
-    Down(Trouble),
+    /// No connection; the next try comes after the pause.
+    Down(Trouble, Duration),
     /// Evidence could not be made.
     Failed(anyhow::Error),
     /// The program shall end.
@@ -109,10 +111,11 @@ impl Session {
         state: &StateDir,
         worker: &Worker,
         enrolled: &Enrolled,
+        endpoint: Endpoint,
         events: mpsc::Sender<Event>,
     ) -> Result<Self> {
         let (_, pinned) = network(config)?;
-        let link = Link::open(endpoint(config, enrolled)?, events.clone());
+        let link = Link::open(endpoint, events.clone());
         let now = Instant::now();
         let exchange = |verifier: Pinned| Exchange::new(verifier, enrolled.device, now);
         let exchanges: Vec<_> = pinned.into_iter().map(exchange).collect();
@@ -136,10 +139,9 @@ impl Session {
     }
 
     /// Connects anew, with new credentials.
-    pub(crate) fn reconnect(&mut self, config: &Config, enrolled: &Enrolled) -> Result<()> {
+    pub(crate) fn reconnect(&mut self, endpoint: Endpoint) {
         self.down();
-        self.link = Link::open(endpoint(config, enrolled)?, self.events.clone());
-        Ok(())
+        self.link = Link::open(endpoint, self.events.clone());
     }
 
     /// An attestation is due, with all verifiers.
@@ -203,10 +205,9 @@ impl Session {
                 News::None
             }
             Event::Link(LinkEvent::Down(trouble, pause)) => {
-                tracing::warn!("{trouble}; trying again in {} s", pause.as_secs());
                 self.down();
                 self.status.trouble = Some(trouble.to_string());
-                News::Down(trouble)
+                News::Down(trouble, pause)
             }
             Event::Link(LinkEvent::Message { topic, payload }) => self.message(&topic, &payload),
             Event::Due(Due(why)) => {
@@ -323,7 +324,8 @@ impl Session {
     }
 }
 
-fn endpoint(config: &Config, enrolled: &Enrolled) -> Result<Endpoint> {
+/// Where and as whom an enrolled device connects.
+pub(crate) fn endpoint(config: &Config, enrolled: &Enrolled) -> Result<Endpoint> {
     let (broker, pinned) = network(config)?;
     let device = enrolled.device.to_string();
     let filters = pinned.iter().map(|verifier| format!("cs/1/{device}/down/{}/+", verifier.name)).collect();
