@@ -6,10 +6,14 @@ use crate::rate::Rate;
 
 /// Files kept of one boot of one device. A server with everything installed runs some thousands; a device that reports
 /// more is not judged on them any more ([`crate::store::Committed::TooManyFiles`]).
-pub const MAX_FILES: usize = 65_536;
-/// Entries kept of a device's history, operators' entries apart: a verdict that changes every five minutes fills it in
-/// a month.
-pub const MAX_HISTORY: u32 = 10_000;
+pub const MAX_FILES: usize = 32_768;
+/// Entries kept of a device's history, operators' entries apart: a verdict that changes every hour fills it in twelve
+/// weeks.
+pub const MAX_HISTORY: u32 = 2_000;
+/// Causes of one entry of a list or history; the device's own page has all.
+pub const MAX_LISTED_CAUSES: usize = 16;
+/// Bytes of a cause's detail there.
+pub const MAX_LISTED_DETAIL: usize = 512;
 /// Devices, files or entries in one answer.
 pub const MAX_PAGE: usize = 1_000;
 /// Devices in one answer where nothing is said.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::{
     Accepted, Committed, Sql, What, decode, encode,
     files::{self, NextSet},
-    signed, verdict_number,
+    shorten, signed, verdict_number,
 };
 use crate::limits::MAX_HISTORY;
 
@@ -147,6 +147,8 @@ pub(super) fn append(
     evidence: Option<&[u8; 32]>,
     note: Option<&str>,
 ) -> Sql<()> {
+    let mut causes = entry.causes.to_vec();
+    shorten(&mut causes);
     c.prepare_cached(
         "INSERT INTO history (device, at, what, verdict, previous, causes, release, evidence, note) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -157,7 +159,7 @@ pub(super) fn append(
         entry.what.name(),
         verdict_number(entry.verdict),
         entry.previous.map(verdict_number),
-        encode("causes", &entry.causes)?,
+        encode("causes", &causes)?,
         release,
         evidence.map(|digest| &digest[..]),
         note

@@ -29,7 +29,7 @@ pub use types::{
     Summary, Unresolved, What,
 };
 
-use crate::limits::MAX_READERS;
+use crate::limits::{MAX_LISTED_CAUSES, MAX_LISTED_DETAIL, MAX_READERS};
 use writer::{Job, Task, Writer};
 
 /// Migrations in order; `PRAGMA user_version` says how many have been run.
@@ -261,6 +261,16 @@ fn encode<T: serde::Serialize>(what: &'static str, value: &T) -> Sql<Vec<u8>> {
 
 fn decode<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Sql<T> {
     serde_cbor::from_slice(bytes).map_err(|error| damaged(what, error))
+}
+
+/// Causes as lists and history keep them: bounded, so that no device makes either large.
+fn shorten(causes: &mut Vec<appraisal::Cause>) {
+    causes.truncate(MAX_LISTED_CAUSES);
+    for cause in causes.iter_mut().filter(|cause| cause.detail.len() > MAX_LISTED_DETAIL) {
+        let end = (0..=MAX_LISTED_DETAIL).rev().find(|at| cause.detail.is_char_boundary(*at));
+        cause.detail.truncate(end.unwrap_or(0));
+        cause.detail.push('…');
+    }
 }
 
 #[cfg(test)]

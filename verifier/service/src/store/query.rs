@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params, typ
 
 use super::{
     Detail, Filter, FleetCounts, HistoryRow, Page, Sql, Store, StoreError, Summary, What, damaged, decode, registry,
-    signed, unsigned, verdict_from, verdict_number,
+    shorten, signed, unsigned, verdict_from, verdict_number,
 };
 use crate::limits::{DEFAULT_PAGE, MAX_FILES, MAX_HISTORY, MAX_PAGE};
 
@@ -150,6 +150,12 @@ impl Stored {
             vector.set(Claim::InstanceIdentity, Code::IdentityRevoked.row().claim.1);
         }
         vector
+    }
+
+    fn short_summary(self, now: UnixSeconds) -> Summary {
+        let mut summary = self.summary(now);
+        shorten(&mut summary.causes);
+        summary
     }
 
     fn summary(self, now: UnixSeconds) -> Summary {
@@ -295,7 +301,7 @@ fn page(c: &Connection, filter: &Filter, now: UnixSeconds) -> Sql<Page> {
     }
     let mut select = c.prepare_cached(&sql)?;
     let mut devices: Vec<Summary> =
-        select.query_map(&parameters[..], |row| Ok(Stored::read(row)?.summary(now)))?.collect::<Sql<_>>()?;
+        select.query_map(&parameters[..], |row| Ok(Stored::read(row)?.short_summary(now)))?.collect::<Sql<_>>()?;
     let more = devices.len() > limit;
     devices.truncate(limit);
     let next = devices.last().filter(|_| more).map(|device| device.id);
@@ -313,7 +319,8 @@ fn history(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Vec<Histor
     rows.reverse();
     let state = stored(c, device)?.and_then(|stored| stored.state);
     if let Some(state) = state.filter(|state| state.expires <= now) {
-        let (verdict, causes) = state.at(now);
+        let (verdict, mut causes) = state.at(now);
+        shorten(&mut causes);
         rows.push(HistoryRow {
             at: state.expires,
             what: What::Expired,

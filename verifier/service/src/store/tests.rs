@@ -244,6 +244,41 @@ fn a_verdict_that_expired_in_between_stands_in_the_history() {
 }
 
 #[test]
+fn lists_and_history_stay_short_whatever_a_device_reports() {
+    let (_folder, store) = store();
+    store.register(registration(1)).unwrap();
+    let mut flood = contraindicated(accepted(1, 1, None));
+    let many = (0..64).map(|n| cause(Code::RuntimeUnknownExecutable, &format!("{n}{}", "é".repeat(4_000))));
+    flood.appraisal.state.causes = many.collect();
+    commit(&store, flood);
+    let list = store.devices(&Filter::default(), NOW + 2).unwrap().devices.remove(0).causes;
+    let history = store.history(id(1), NOW + 2).unwrap().pop().unwrap().causes;
+    for causes in [list, history] {
+        assert_eq!(causes.len(), MAX_LISTED_CAUSES);
+        assert!(causes.iter().all(|cause| cause.detail.len() <= MAX_LISTED_DETAIL + 3));
+        assert!(causes[0].detail.ends_with('…'));
+    }
+    assert_eq!(store.device(id(1), NOW + 2).unwrap().unwrap().summary.causes.len(), 64);
+}
+
+#[test]
+fn a_verdict_that_flaps_does_not_fill_the_disk() {
+    let (_folder, store) = store();
+    store.register(registration(1)).unwrap();
+    store.revoke(id(1), "first", NOW).unwrap();
+    let bound = u64::from(crate::limits::MAX_HISTORY);
+    let flap = |clock: u64| {
+        let next = accepted(1, clock, clock.checked_sub(1).filter(|before| *before > 0));
+        if clock.is_multiple_of(2) { contraindicated(next) } else { next }
+    };
+    store.commit((1..=bound + 50).map(flap).collect()).unwrap();
+    let history = store.history(id(1), NOW + bound + 60).unwrap();
+    assert_eq!(history.len() as u64, bound + 2, "and what enrolment and operators did");
+    assert_eq!((history[0].what, history[1].what), (What::Enrolled, What::Revoked));
+    assert_eq!(history.last().unwrap().at, NOW + bound + 50);
+}
+
+#[test]
 fn expiry_and_revocation_show_at_once() {
     let (_folder, store) = store();
     store.register(registration(1)).unwrap();
@@ -518,7 +553,7 @@ fn commit_until_killed(path: &Path) {
     loop {
         let clock = held.unwrap_or(0) + 1;
         let next = accepted(1, clock, held);
-        let next = if clock % 2 == 0 { contraindicated(next) } else { next };
+        let next = if clock.is_multiple_of(2) { contraindicated(next) } else { next };
         assert_eq!(commit(&store, next), Committed::Done);
         println!("committed {clock}");
         held = Some(clock);

@@ -4,7 +4,7 @@
 //! Checkpoints run on a thread and a connection of their own, so that no commit pays for one.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread::JoinHandle,
     time::Duration,
@@ -112,7 +112,7 @@ impl Drop for Writer {
     }
 }
 
-fn write(path: &PathBuf, connection: Connection, jobs: &Receiver<Box<dyn Job>>, dirty: &SyncSender<()>) {
+fn write(path: &Path, connection: Connection, jobs: &Receiver<Box<dyn Job>>, dirty: &SyncSender<()>) {
     while let Ok(first) = jobs.recv() {
         let mut weight = first.weight();
         let mut batch = vec![first];
