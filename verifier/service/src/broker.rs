@@ -124,7 +124,8 @@ async fn end(mut child: Child) {
 async fn log(out: impl AsyncRead + Unpin) {
     let mut lines = BufReader::new(out).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        tracing::info!(target: "mosquitto", "{}", line.escape_debug());
+        let line: String = line.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+        tracing::info!(target: "mosquitto", "{line}");
     }
 }
 

@@ -39,7 +39,7 @@ pub enum InitError {
     #[error("{} cannot be used: it has no name, or one with control characters or not UTF-8", .0.display())]
     Path(PathBuf),
     /// A file or folder.
-    #[error("cannot make {}: {source}", path.display())]
+    #[error("cannot use {}: {source}", path.display())]
     Io {
         /// Which.
         path: PathBuf,

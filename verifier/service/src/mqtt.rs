@@ -164,14 +164,17 @@ impl Link {
         let max_message = self.broker.max_message_bytes;
         tokio::spawn(async move {
             loop {
-                match events.poll().await {
+                let event = tokio::select! {
+                    event = events.poll() => event,
+                    // Nobody has anything to say any more: the program ends.
+                    () = connected.closed() => return,
+                };
+                match event {
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
                         trouble.over();
                         connected.send_replace(true);
                     }
                     Ok(_) => {}
-                    // All clients are gone: the program ends.
-                    Err(ConnectionError::RequestsDone) => return,
                     Err(error) => {
                         connected.send_replace(false);
                         trouble.wait(trouble.advice(&error)).await;
@@ -380,6 +383,8 @@ impl Publisher {
 struct Trouble {
     place: String,
     user: String,
+    /// Whether the broker is this program's child.
+    spawned: bool,
     what: &'static str,
     wait: Duration,
     said: Option<(String, Instant)>,
@@ -387,9 +392,9 @@ struct Trouble {
 
 impl Trouble {
     fn new(link: &Link, what: &'static str) -> Self {
-        let Broker { host, port, certificate, .. } = &link.broker;
+        let Broker { host, port, certificate, spawn, .. } = &link.broker;
         let (place, user) = (format!("{host}:{port}"), certificate.display().to_string());
-        Self { place, user, what, wait: FIRST_WAIT, said: None }
+        Self { place, user, spawned: *spawn, what, wait: FIRST_WAIT, said: None }
     }
 
     fn over(&mut self) {
@@ -437,6 +442,9 @@ impl Trouble {
 
     fn advice_on_io(&self, error: &io::Error) -> String {
         match error.kind() {
+            io::ErrorKind::ConnectionRefused if self.spawned => {
+                "nothing listens there yet: mosquitto has been started, and says in this log what keeps it".to_owned()
+            }
             io::ErrorKind::ConnectionRefused => {
                 "nothing listens there: start the broker, or set `spawn = true` under [broker]".to_owned()
             }
@@ -458,6 +466,7 @@ mod tests {
         let trouble = Trouble {
             place: "h:1".to_owned(),
             user: "verifier.pem".to_owned(),
+            spawned: false,
             what: "receiving",
             wait: FIRST_WAIT,
             said: None,

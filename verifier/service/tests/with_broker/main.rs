@@ -3,3 +3,4 @@
 mod acl;
 mod ingestion;
 mod installation;
+mod program;
