@@ -1,5 +1,5 @@
 //! Configuration of the device program: in go a TOML file and the environment, out comes what the program needs, checked.
-//! [`FileConfig`] is what the user typed; [`Config`] is what it means.
+//! `FileConfig` is what the user typed; [`Config`] is what it means.
 //!
 //! A key that nobody knows is an error which names the nearest one: a typo must not silently mean the default.
 
