@@ -18,7 +18,7 @@ use crate::{
     session::{EVENTS, Event, News, Session, TURN, endpoint},
     state::{StateDir, jitter},
     told,
-    worker::{Periods, Worker},
+    worker::{Ended, Periods, Worker},
 };
 
 /// First pause after an enrolment that failed; doubled each time. A verifier lets a device try each 5 s.
@@ -71,6 +71,7 @@ async fn serve(
         let due = matches!(event, Event::Due(_));
         let renew = match session.handle(event) {
             News::Stop => break,
+            News::Failed(error) if error.is::<Ended>() => return Err(error),
             News::Down(trouble, pause) => {
                 tracing::warn!("{trouble}; trying again in {pause:.1?}");
                 session.keep_status();
@@ -110,7 +111,7 @@ async fn enrol(
         let attempt = async {
             let error = match ensure(config, state, worker, false).await {
                 Ok(enrolled) => return Ok(enrolled),
-                Err(error) if error.is::<Usage>() => return Err(Some(error)),
+                Err(error) if error.is::<Usage>() || error.is::<Ended>() => return Err(Some(error)),
                 Err(error) => error,
             };
             let wait = jitter(pause, 0.5);

@@ -3,7 +3,7 @@
 //! never waits for it.
 
 use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    sync::mpsc::{self as sync, Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
     time::{Duration, Instant},
 };
@@ -28,6 +28,11 @@ type Job = Box<dyn FnOnce(&mut Attester) + Send>;
 /// Word from the worker, unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Due(pub(crate) Why);
+
+/// The thread is no more: a bug, or a TPM library that took it along. Only a new start helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the thread that measures has ended")]
+pub(crate) struct Ended;
 
 /// When the worker acts on its own.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +73,7 @@ impl Worker {
             }
         };
         thread::Builder::new().name("measure".to_owned()).spawn(body).context("cannot start a thread")?;
-        is_open.recv().map_err(|_| anyhow!("the thread that measures ended"))??;
+        is_open.recv().map_err(|_| Ended)??;
         Ok(Self(jobs))
     }
 
@@ -82,8 +87,11 @@ impl Worker {
             // Nobody waits any more: then nobody needs it.
             drop(answer.send(job(attester)));
         };
-        self.0.try_send(Box::new(job)).map_err(|_| anyhow!("the thread that measures is busy or ended"))?;
-        answered.await.map_err(|_| anyhow!("the thread that measures ended"))
+        self.0.try_send(Box::new(job)).map_err(|error| match error {
+            sync::TrySendError::Full(_) => anyhow!("the thread that measures has too much to do"),
+            sync::TrySendError::Disconnected(_) => Ended.into(),
+        })?;
+        Ok(answered.await.map_err(|_| Ended)?)
     }
 }
 
