@@ -303,7 +303,7 @@ pub fn verifier_name(text: &str) -> Result<Name, String> {
     if taken { Err(format!("`{text}` means something else in topics; take another name")) } else { Ok(name) }
 }
 
-/// `HOST`, `HOST:PORT` or `[IPv6]:PORT`.
+/// `HOST` or `HOST:PORT`.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -312,15 +312,14 @@ pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
         Ok(0) | Err(_) => Err(format!("`{port}` is not a port")),
         Ok(port) => Ok(port),
     };
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, DEFAULT_PORT),
-        Some((host, rest)) => (host, port_of(rest.trim_start_matches(':'))?),
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, port_of(port)?),
-            None => (text, DEFAULT_PORT),
-        },
+    if text.starts_with('[') || text.matches(':').count() > 1 {
+        return Err(format!("`{text}`: the MQTT client takes no IPv6 addresses; give the host's name"));
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, port_of(port)?),
+        None => (text, DEFAULT_PORT),
     };
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
     if host.is_empty() || host.len() > 253 || !host.chars().all(legal) {
         return Err(format!("`{text}` is not HOST or HOST:PORT"));
     }
@@ -485,14 +484,14 @@ mod tests {
             "name = 'file'\n",
             &[
                 ("COUNTERSIGN_VERIFIER__NAME", "env"),
-                ("COUNTERSIGN_VERIFIER__BROKER__ADDRESS", "[::1]:1"),
+                ("COUNTERSIGN_VERIFIER__BROKER__ADDRESS", "h:1"),
                 ("COUNTERSIGN_VERIFIER__BROKER__SPAWN", "true"),
                 ("COUNTERSIGN_VERIFIER__HTTP__URL", "http://localhost:1/"),
                 ("HOME", "/root"),
             ],
         )
         .unwrap();
-        assert_eq!((config.name.as_str(), config.broker.host.as_str(), config.broker.port), ("env", "::1", 1));
+        assert_eq!((config.name.as_str(), config.broker.host.as_str(), config.broker.port), ("env", "h", 1));
         assert_eq!(config.url().unwrap(), "http://localhost:1");
         assert!(config.broker.spawn);
     }
@@ -504,6 +503,7 @@ mod tests {
             ("name = 'enrol'", "name"),
             ("[broker]\naddress = 'h:0'", "broker.address"),
             ("[broker]\naddress = 'mqtts://h'", "broker.address"),
+            ("[broker]\naddress = '[::1]:8883'", "broker.address"),
             ("[broker]\nmax_message_bytes = 1", "broker.max_message_bytes"),
             ("[http]\nlisten = '0.0.0.0:80'", "http.listen"),
             ("[http]\nurl = 'ftp://h'", "http.url"),

@@ -260,3 +260,184 @@ fn key_elsewhere() -> Refusal {
 pub fn short(device: &DeviceId) -> String {
     device.to_string().chars().take(16).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, sync::Arc};
+
+    use appraisal::{ChallengeKey, Policy};
+    use evidence::{tpm::P256Point, verifier_message::open};
+    use rcgen::{KeyPair, PublicKeyData as _};
+    use reference_values::ReferenceIndex;
+    use tempfile::TempDir;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{
+        certificates::BrokerCa, identity::EkRoots, ingest::Rates, keys::SigningKey, metrics::Metrics,
+        references::Rules, store::Store,
+    };
+
+    const NOW: u64 = 1_796_083_200;
+
+    fn vector(name: &str) -> Vec<u8> {
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/ek").join(name)).unwrap()
+    }
+
+    /// A verifier that trusts the CA of the test vectors, and what a device with those EKs presents.
+    struct Office {
+        verifier: Verifier,
+        _dir: TempDir,
+    }
+
+    fn office() -> Office {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("software")).unwrap();
+        fs::write(dir.path().join("software/issuer.pem"), vector("issuer.pem")).unwrap();
+        fs::write(dir.path().join("software/root.pem"), vector("root.pem")).unwrap();
+        let rules = Rules {
+            references: Arc::new(ReferenceIndex::default()),
+            policy: Policy::default(),
+            roots: EkRoots::load(dir.path()).unwrap(),
+        };
+        let verifier = Verifier {
+            name: Name::new("v1").unwrap(),
+            key: SigningKey::from_pkcs8(&KeyPair::generate().unwrap().serialize_der()).unwrap(),
+            challenges: ChallengeKey::new(&[1; 32]),
+            store: Store::open(&dir.path().join("store.sqlite")).unwrap(),
+            metrics: Arc::new(Metrics::new()),
+            rules: watch::Sender::new(Arc::new(rules)).subscribe(),
+            ca: Some(BrokerCa::make(NOW).unwrap().0),
+            clock: || NOW,
+            enrolment: Desk::default(),
+            rates: Rates::default(),
+        };
+        Office { verifier, _dir: dir }
+    }
+
+    fn ak(byte: u8) -> AkPublic {
+        AkPublic::from_point(P256Point { x: [byte; 32], y: [byte; 32] })
+    }
+
+    fn presentation(ak: &AkPublic) -> Presentation {
+        let connection = KeyPair::generate().unwrap().subject_public_key_info();
+        let certificates = ["ek-ecc384.crt", "ek-rsa2048.crt"].map(vector).to_vec();
+        let publics = ["ek-ecc384.pub", "ek-rsa2048.pub"].map(vector).to_vec();
+        Presentation::new([7; 32], certificates, publics, ak.area(), connection)
+    }
+
+    impl Office {
+        /// Each message from a client of its own, so that rates do not matter.
+        fn send(&self, up: &Up) -> Answer {
+            let mut random = [0; 8];
+            ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).unwrap();
+            let client = Name::new(&data_encoding::HEXLOWER.encode(&random)).unwrap();
+            let answer = self.verifier.enrol(&client, &up.encode()).unwrap().expect("an answer");
+            assert_eq!(answer.topic, format!("cs/1/enrol/{client}/down/v1"));
+            let down: Down = open(Purpose::Enrolment, self.verifier.key.public(), &answer.payload).unwrap();
+            assert_eq!(down.client_nonce, [7; 32]);
+            down.answer
+        }
+
+        fn refusal(&self, up: &Up) -> String {
+            match self.send(up) {
+                Answer::Outcome(Outcome::Refused { code, .. }) => code,
+                other => panic!("not refused: {other:?}"),
+            }
+        }
+
+        /// Activation as the TPM's owner can make it. The test takes the secrets from the verifier's own keys.
+        fn activation(&self, presentation: Presentation, hour: u64) -> Up {
+            let Answer::Credentials(credentials) = self.send(&Up::Present(presentation.clone())) else {
+                panic!("no credentials")
+            };
+            let presented = self.verifier.presented(&presentation).unwrap();
+            let secrets = secrets(&self.verifier.enrolment_key(hour).unwrap(), &presented);
+            Up::Activate(Activation::prove(presentation, credentials, &presented.transcript, &secrets))
+        }
+    }
+
+    #[test]
+    fn who_proves_all_keys_is_registered_once_and_gets_a_certificate() {
+        let office = office();
+        let activation = office.activation(presentation(&ak(1)), NOW / 3600);
+        let Answer::Outcome(Outcome::Enrolled { device, certificate, approved }) = office.send(&activation) else {
+            panic!("not enrolled")
+        };
+        assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----") && !approved);
+        let known = office.verifier.store.registration(device).unwrap().unwrap();
+        assert_eq!((known.ak, known.eks.len(), known.ek_class), (ak(1), 2, EkClass::Software));
+        office.verifier.store.approve(device, Some("a/b"), NOW).unwrap();
+        // Again, with credentials made before the hour turned: the same registration, a certificate for a new key.
+        let again = office.activation(presentation(&ak(1)), NOW / 3600 - 1);
+        let outcome = office.send(&again);
+        assert!(matches!(outcome, Answer::Outcome(Outcome::Enrolled { approved: true, .. })), "{outcome:?}");
+    }
+
+    #[test]
+    fn nothing_is_registered_without_a_proof_for_every_key() {
+        let office = office();
+        let honest = presentation(&ak(1));
+        let Answer::Credentials(credentials) = office.send(&Up::Present(honest.clone())) else {
+            panic!("no credentials")
+        };
+        assert_eq!(credentials.len(), 2);
+        let presented = office.verifier.presented(&honest).unwrap();
+        let mut known = secrets(&office.verifier.enrolment_key(NOW / 3600).unwrap(), &presented);
+        known[1] = Secret::recovered(&[0; 32]).unwrap();
+        let forged = Activation::prove(honest.clone(), credentials, &presented.transcript, &known);
+        assert_eq!(office.refusal(&Up::Activate(forged)), "identity.activation");
+        // Proof for another connection key, which an eavesdropper on the broker might slip in.
+        let Up::Activate(mut activation) = office.activation(honest, NOW / 3600) else { panic!("an activation") };
+        activation.presentation.connection_key = presentation(&ak(1)).connection_key;
+        assert_eq!(office.refusal(&Up::Activate(activation)), "identity.activation");
+        // Proof with a key of long ago.
+        let old = office.activation(presentation(&ak(1)), NOW / 3600 - 2);
+        assert_eq!(office.refusal(&old), "identity.activation");
+        assert!(office.verifier.store.registration(presented.identity.id()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_presented_must_be_the_templates_to_the_bit() {
+        let office = office();
+        let with = |change: &dyn Fn(&mut Presentation)| {
+            let mut bent = presentation(&ak(1));
+            change(&mut bent);
+            office.refusal(&Up::Present(bent))
+        };
+        // One attribute of the EK: the key would still activate, under another name.
+        assert_eq!(with(&|p| p.ek_public[0][6] ^= 4), "identity.ek-template");
+        assert_eq!(with(&|p| p.ek_public.swap(0, 1)), "identity.ek-template");
+        assert_eq!(with(&|p| drop(p.ek_public.pop())), "identity.ek-template");
+        assert_eq!(with(&|p| p.ak_public[6] ^= 4), "identity.ak-template");
+        assert_eq!(with(&|p| drop(p.connection_key.pop())), "identity.connection-key");
+        assert_eq!(with(&|p| p.certificates[0].truncate(100)), "identity.ek-certificate");
+    }
+
+    #[test]
+    fn a_known_device_keeps_its_key_and_its_revocation() {
+        let office = office();
+        let activation = office.activation(presentation(&ak(1)), NOW / 3600);
+        let Answer::Outcome(Outcome::Enrolled { device, .. }) = office.send(&activation) else {
+            panic!("not enrolled")
+        };
+        assert_eq!(office.refusal(&Up::Present(presentation(&ak(2)))), "identity.key-changed");
+        // With the RSA key alone the id is another; the key is known under the first.
+        let mut alone = presentation(&ak(3));
+        (alone.certificates, alone.ek_public) = (alone.certificates.split_off(1), alone.ek_public.split_off(1));
+        let other = office.activation(alone, NOW / 3600);
+        assert_eq!(office.refusal(&other), "identity.key-elsewhere");
+        office.verifier.store.revoke(device, "stolen", NOW).unwrap();
+        assert_eq!(office.refusal(&activation), "identity.revoked");
+    }
+
+    #[test]
+    fn who_asks_too_often_and_who_talks_nonsense_gets_silence() {
+        let office = office();
+        let client = Name::new("c").unwrap();
+        assert_eq!(office.verifier.enrol(&client, b"nonsense").unwrap(), None);
+        let present = Up::Present(presentation(&ak(1))).encode();
+        let answers = (0..10).filter(|_| office.verifier.enrol(&client, &present).unwrap().is_some()).count();
+        assert_eq!(answers, 5, "the burst, less the nonsense");
+    }
+}

@@ -146,7 +146,6 @@ fn lay_out(tree: &Tree<'_>, target: &Path, plan: &Plan) -> Result<(), InitError>
     lay_out_certificates(tree, plan)?;
     lay_out_broker(tree, &target.join("broker"), plan)?;
     let (host, port) = &plan.broker;
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let text = VERIFIER
         .replace("@NAME@", plan.name.as_str())
         .replace("@BROKER@", &format!("{host}:{port}"))
