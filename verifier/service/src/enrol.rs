@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(with(&|p| p.ek_public.swap(0, 1)), "identity.ek-template");
         assert_eq!(with(&|p| drop(p.ek_public.pop())), "identity.ek-template");
         assert_eq!(with(&|p| p.ak_public[6] ^= 4), "identity.ak-template");
-        assert_eq!(with(&|p| drop(p.connection_key.pop())), "identity.connection-key");
+        assert_eq!(with(&|p| p.connection_key.truncate(90)), "identity.connection-key");
         assert_eq!(with(&|p| p.certificates[0].truncate(100)), "identity.ek-certificate");
     }
 
