@@ -106,7 +106,10 @@ fn work_on_schedule<E: From<Due>>(
     let mut why = None;
     loop {
         match jobs.recv_timeout(sweep.min(attest).saturating_duration_since(Instant::now())) {
-            Ok(job) => job(&mut attester),
+            Ok(job) => {
+                job(&mut attester);
+                give_memory_back();
+            }
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 let now = Instant::now();
@@ -118,6 +121,7 @@ fn work_on_schedule<E: From<Due>>(
                     why = Some(Why::Epoch);
                     attest = Instant::now() + jitter(periods.attest, DRAWN_FROM);
                 }
+                give_memory_back();
             }
         }
         // Never waits for the network's thread, which may be waiting for a job: a full queue is tried again later.
@@ -126,6 +130,18 @@ fn work_on_schedule<E: From<Due>>(
             Some(Err(TrySendError::Full(_))) => why,
             Some(Ok(())) | None => None,
         };
+    }
+}
+
+/// A sweep and a message take memory that nothing needs until the next ones; glibc keeps it unless told otherwise.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: malloc_trim(3) is what glibc declares, takes any number, and may be called at any time.
+        unsafe extern "C" {
+            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        malloc_trim(0);
     }
 }
 
