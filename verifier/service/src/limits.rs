@@ -22,8 +22,8 @@ pub const DEFAULT_PAGE: usize = 100;
 pub const MAX_BATCH: usize = 512;
 /// Jobs that wait for the writing thread; senders beyond wait themselves.
 pub const MAX_QUEUED_JOBS: usize = 1_024;
-/// Pages in SQLite's log (4 KiB each) from which a checkpoint may hold up readers: 400 MB.
-pub const CHECKPOINT_RESTART_PAGES: i64 = 100_000;
+/// Pages in SQLite's log (4 KiB each) beyond which a commit waits for a checkpoint: 200 MB, a second's work for a disk.
+pub const MAX_LOG_PAGES: i64 = 50_000;
 /// Reading connections kept open.
 pub const MAX_READERS: usize = 8;
 /// Hours for which enrolment keys are kept: an enrolment that takes longer begins anew.
@@ -56,8 +56,8 @@ pub const MAX_RELEASE_FILE: u64 = 64 * 1024 * 1024;
 pub const MAX_RATED_DEVICES: usize = 1_000_000;
 /// Enrolling clients whose rates are remembered at a time. They can name themselves at will; at the bound newcomers wait.
 pub const MAX_RATED_CLIENTS: usize = 65_536;
-/// Challenges on a device's own wish: it starts, loses its connection, tries again.
-pub const HELLO_RATE: Rate = Rate { burst: 8, every: Duration::from_secs(2) };
+/// Challenges on a device's own wish: as many as it may send evidence for.
+pub const HELLO_RATE: Rate = EVIDENCE_RATE;
 /// Evidence of one device. A long log comes in segments of 100 KiB, each after an answer to the last.
 pub const EVIDENCE_RATE: Rate = Rate { burst: 64, every: Duration::from_millis(250) };
 /// Signed refusals to one device.

@@ -43,6 +43,8 @@ pub enum Trouble {
     Full,
     /// Not writable.
     ReadOnly,
+    /// The disk or its file system fails.
+    Io,
     /// Another process holds it.
     Locked,
     /// Cannot be opened.
@@ -57,6 +59,7 @@ const fn remedy(kind: Trouble) -> &'static str {
     match kind {
         Trouble::Full => "; free some space on that file system, nothing was written and nothing was acknowledged",
         Trouble::ReadOnly => "; make the file and its folder writable for the user that runs the verifier",
+        Trouble::Io => "; see the kernel's log for what its disk says",
         Trouble::Locked => "; another process holds it: end that one",
         Trouble::Open => "; does its folder exist, and may this user write there?",
         Trouble::Damaged => "; restore it from a backup",
@@ -70,6 +73,7 @@ impl StoreError {
         let kind = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Trouble::Full,
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Trouble::ReadOnly,
+            Some(ErrorCode::SystemIoFailure) => Trouble::Io,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Trouble::Locked,
             Some(ErrorCode::CannotOpen) => Trouble::Open,
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Trouble::Damaged,

@@ -4,7 +4,7 @@
 
 CREATE TABLE device (
     n          INTEGER PRIMARY KEY,
-    id         BLOB NOT NULL UNIQUE,
+    id         BLOB NOT NULL,
     judged     INTEGER,                        -- NULL: never seen
     expires    INTEGER NOT NULL DEFAULT 0,     -- not indexed: every evidence changes it
     verdict    INTEGER NOT NULL DEFAULT 2,     -- as judged; see `verdict_number`
@@ -13,6 +13,7 @@ CREATE TABLE device (
     release    TEXT,
     revoked    INTEGER NOT NULL DEFAULT 0
 );
+CREATE UNIQUE INDEX device_id ON device (id);
 CREATE INDEX device_not_affirmed ON device (verdict, id) WHERE verdict <> 0;
 CREATE INDEX device_revoked ON device (id) WHERE revoked <> 0;
 CREATE INDEX device_product ON device (product, release, id) WHERE product IS NOT NULL;

@@ -5,7 +5,11 @@
 
 use std::{
     path::Path,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -13,7 +17,7 @@ use std::{
 use rusqlite::Connection;
 
 use super::{StoreError, connect};
-use crate::limits::{CHECKPOINT_RESTART_PAGES, MAX_BATCH, MAX_QUEUED_JOBS};
+use crate::limits::{MAX_BATCH, MAX_LOG_PAGES, MAX_QUEUED_JOBS};
 
 /// Something to be done in the next transaction.
 pub(super) trait Job: Send {
@@ -91,10 +95,12 @@ impl Writer {
                 kind: super::Trouble::Other,
             })
         };
+        let (file, overgrown) = (path.to_owned(), Arc::new(AtomicBool::new(false)));
+        let asked = Arc::clone(&overgrown);
+        let writing = spawn("store-writer", Box::new(move || write(&file, connection, &jobs, &dirty, &asked)))?;
         let file = path.to_owned();
-        let writing = spawn("store-writer", Box::new(move || write(&file, connection, &jobs, &dirty)))?;
-        let file = path.to_owned();
-        let checkpointing = spawn("store-checkpoint", Box::new(move || checkpoint(&file, &checkpoints, &wake)))?;
+        let checkpoints = move || checkpoint(&file, &checkpoints, &wake, &overgrown);
+        let checkpointing = spawn("store-checkpoint", Box::new(checkpoints))?;
         Ok(Self { queue: Some(queue), threads: vec![writing, checkpointing] })
     }
 
@@ -112,8 +118,17 @@ impl Drop for Writer {
     }
 }
 
-fn write(path: &Path, connection: Connection, jobs: &Receiver<Box<dyn Job>>, dirty: &SyncSender<()>) {
+fn write(
+    path: &Path,
+    connection: Connection,
+    jobs: &Receiver<Box<dyn Job>>,
+    dirty: &SyncSender<()>,
+    overgrown: &AtomicBool,
+) {
     while let Ok(first) = jobs.recv() {
+        if overgrown.swap(false, Ordering::Relaxed) {
+            report(path, run_checkpoint(&connection));
+        }
         let mut weight = first.weight();
         let mut batch = vec![first];
         while weight < MAX_BATCH {
@@ -157,16 +172,16 @@ fn run_one(connection: &Connection, job: &mut dyn Job) -> Result<Result<(), rusq
     }
 }
 
-/// Copies the log back into the database after commits, without holding anybody up. Only where readers have kept the
-/// log growing for long does it insist on a fresh one.
-fn checkpoint(path: &Path, connection: &Connection, wake: &Receiver<()>) {
+/// Copies the log back into the database after commits, without holding anybody up. SQLite begins the log anew once
+/// all of it has been copied; where commits follow each other so closely that this never happens, the log has
+/// `overgrown`, and the writing thread copies the rest between two of them.
+fn checkpoint(path: &Path, connection: &Connection, wake: &Receiver<()>, overgrown: &AtomicBool) {
     const PAUSE: Duration = Duration::from_millis(200);
     let mut open = true;
     while open {
         open = wake.recv().is_ok();
-        if let Err(error) = run_checkpoint(connection) {
-            tracing::warn!(file = %path.display(), %error, "checkpoint of the store failed; it will be tried again");
-        }
+        let pages = report(path, run_checkpoint(connection));
+        overgrown.store(pages > MAX_LOG_PAGES, Ordering::Relaxed);
         // Under load, one checkpoint for many commits; `wake` holds at most one call, so nothing is missed.
         if open {
             std::thread::sleep(PAUSE);
@@ -174,10 +189,14 @@ fn checkpoint(path: &Path, connection: &Connection, wake: &Receiver<()>) {
     }
 }
 
-fn run_checkpoint(connection: &Connection) -> Result<(), rusqlite::Error> {
-    let pages: i64 = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
-    if pages > CHECKPOINT_RESTART_PAGES {
-        connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
-    }
-    Ok(())
+/// Pages in the log.
+fn run_checkpoint(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))
+}
+
+fn report(path: &Path, checkpoint: Result<i64, rusqlite::Error>) -> i64 {
+    checkpoint.unwrap_or_else(|error| {
+        tracing::warn!(file = %path.display(), %error, "checkpoint of the store failed; it will be tried again");
+        0
+    })
 }
