@@ -159,12 +159,14 @@ impl Verifier {
         let mut waiting: Vec<Work> = batch.iter().enumerate().filter_map(|(at, m)| self.sort(at, m)).collect();
         let mut answers = Vec::new();
         let mut wait = FIRST_WAIT;
+        let mut most = MAX_BATCH;
         while !waiting.is_empty() {
-            let (round, rest) = first_of_each(waiting);
-            let again = self.round(batch, round, &mut answers).await;
-            waiting = match again {
+            let (round, rest) = first_of_each(waiting, most);
+            waiting = match self.round(batch, round, &mut answers).await {
                 Ok(again) => again.into_iter().chain(rest).collect(),
                 Err(again) => {
+                    // One at a time from now on: if it is one message that cannot be written, it holds up no other.
+                    most = 1;
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
                     again.into_iter().chain(rest).collect()
@@ -199,7 +201,7 @@ impl Verifier {
             match step {
                 Ok(Step::Answer(answer)) => answers.extend(answer),
                 Ok(Step::Keep(judged)) => kept.push((work, *judged)),
-                Err(error) => failed.extend(self.after_failure(work, &error)),
+                Err(error) => failed.extend(self.after_failure(work, &error, true)),
             }
         }
         let again = self.commit(kept, answers).await;
@@ -271,7 +273,11 @@ impl Verifier {
         let outcomes = match self.store.commit_async(accepted).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                return Err(rest.into_iter().filter_map(|(work, ..)| self.after_failure(work, &error)).collect());
+                let alone = rest.len() == 1;
+                return Err(rest
+                    .into_iter()
+                    .filter_map(|(work, ..)| self.after_failure(work, &error, alone))
+                    .collect());
             }
         };
         self.metrics.committed(outcomes.len(), started.elapsed());
@@ -304,12 +310,12 @@ impl Verifier {
         may
     }
 
-    /// A store that cannot write now is waited for: nothing may be acknowledged that is not durable. A damaged row is
-    /// no reason to hold up every other device.
-    fn after_failure(&self, work: Work, error: &StoreError) -> Option<Work> {
+    /// A store that cannot write now is waited for: nothing may be acknowledged that is not durable. A row that cannot be
+    /// read or written is no reason to hold up every other device; whose it is shows when it is tried `alone`.
+    fn after_failure(&self, work: Work, error: &StoreError, alone: bool) -> Option<Work> {
         self.metrics.store_failed();
         self.say("store", || error.to_string());
-        let damaged = matches!(error, StoreError::Database { kind: Trouble::Damaged | Trouble::Other, .. });
+        let damaged = alone && matches!(error, StoreError::Database { kind: Trouble::Damaged | Trouble::Other, .. });
         let work = Work { tries: work.tries + u32::from(damaged), ..work };
         self.may_try(&work).then_some(work)
     }
@@ -324,7 +330,7 @@ impl Verifier {
             return Ok(None);
         }
         if !self.rates.hello.allows(*device, Instant::now()) {
-            self.metrics.dropped("rate.hello");
+            self.over_rate("rate.hello", device);
             return Ok(None);
         }
         Ok(self.request(device, false))
@@ -355,7 +361,7 @@ impl Verifier {
         };
         let Some(registration) = self.registration(device)? else { return Ok(Step::Answer(None)) };
         if !self.rates.evidence.allows(*device, Instant::now()) {
-            self.metrics.dropped("rate.evidence");
+            self.over_rate("rate.evidence", device);
             return Ok(Step::Answer(None));
         }
         let refuse = |code, why: String| Ok(Step::Answer(self.refuse(device, message, code, why)));
@@ -498,6 +504,11 @@ impl Verifier {
         Some(Outgoing { topic: topic.to_string(), payload: sealed.ok()? })
     }
 
+    fn over_rate(&self, which: &'static str, device: &DeviceId) {
+        self.metrics.dropped(which);
+        self.say(which, || format!("{} sends more often than it may; what is over is dropped", enrol::short(device)));
+    }
+
     /// A line in the log, unless there were many of its kind.
     pub(crate) fn say(&self, kind: &'static str, what: impl FnOnce() -> String) {
         if self.rates.log.allows(kind, Instant::now()) {
@@ -520,12 +531,18 @@ impl Rates {
     }
 }
 
-/// The first message of each device, and the rest in order.
-fn first_of_each(waiting: Vec<Work>) -> (Vec<Work>, Vec<Work>) {
+/// The first message of each device, at most `most`, and the rest in order.
+fn first_of_each(waiting: Vec<Work>, most: usize) -> (Vec<Work>, Vec<Work>) {
     let mut seen = HashSet::new();
-    waiting.into_iter().partition(|work| match &work.topic {
-        UpTopic::Evidence(device) => seen.insert(*device),
-        UpTopic::Enrol(_) | UpTopic::Hello(..) => true,
+    let mut taken = 0;
+    waiting.into_iter().partition(|work| {
+        let first = match &work.topic {
+            UpTopic::Evidence(device) => seen.insert(*device),
+            UpTopic::Enrol(_) | UpTopic::Hello(..) => true,
+        };
+        let take = first && taken < most;
+        taken += usize::from(take);
+        take
     })
 }
 
@@ -571,10 +588,10 @@ mod tests {
         let [a, b] = ["aa", "bb"].map(|byte| format!("cs/1/{}/up/evidence", byte.repeat(32)));
         let waiting = vec![work(0, &a), work(1, &b), work(2, &a), work(3, "cs/1/enrol/c/up"), work(4, &a), work(5, &b)];
         let numbers = |works: &[Work]| works.iter().map(|work| work.message).collect::<Vec<_>>();
-        let (first, rest) = first_of_each(waiting);
+        let (first, rest) = first_of_each(waiting, 9);
         assert_eq!((numbers(&first), numbers(&rest)), (vec![0, 1, 3], vec![2, 4, 5]));
-        let (second, rest) = first_of_each(rest);
-        assert_eq!((numbers(&second), numbers(&rest)), (vec![2, 5], vec![4]));
+        let (second, rest) = first_of_each(rest, 1);
+        assert_eq!((numbers(&second), numbers(&rest)), (vec![2], vec![4, 5]));
     }
 
     #[test]
