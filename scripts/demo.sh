@@ -75,7 +75,8 @@ make_swtpm "$demo/tpm"
 start_swtpm "$demo/tpm"
 children+=("$SWTPM_PID")
 broker=127.0.0.1:$(free_port)
-"$bin/verifier" init "$demo/verifier" --name demo --broker "$broker" --http "127.0.0.1:$(free_port)" --quiet
+http=127.0.0.1:$(free_port)
+"$bin/verifier" init "$demo/verifier" --name demo --broker "$broker" --http "$http" --quiet
 install -m 644 scripts/demo/policy.toml "$demo/verifier/policy.toml"
 for certificate in issuercert swtpm-localca-rootca-cert; do
   verifier roots add "$demo/tpm/ca/$certificate.pem" --software --quiet
@@ -99,11 +100,11 @@ TOML
 
 # Firmware's part: each event of a boot that was captured on a virtual machine, into the PCR that it was measured into.
 measured_boot() {
-  local event events=()
+  local events=()
   mapfile -t events < <(tpm2_eventlog "$BOOT_LOG" | awk '
     $1 == "PCRIndex:" { pcr = $2 } $1 == "EventType:" { type = $2 } $1 == "-" && $2 == "AlgorithmId:" { alg = $3 }
     $1 == "Digest:" && alg == "sha256" && type != "EV_NO_ACTION" { gsub(/"/, "", $2); print pcr ":sha256=" $2; alg = "" }')
-  for event in "${events[@]}"; do TPM2TOOLS_TCTI=$SWTPM_TCTI tpm2_pcrextend "$event"; done
+  TPM2TOOLS_TCTI=$SWTPM_TCTI tpm2_pcrextend "${events[@]}"
   say "  ${#events[@]} events of a captured boot stand for firmware, boot loader and kernel"
 }
 
@@ -196,10 +197,11 @@ done_with "restarted into a clean boot: $(verdict); history: $(verifier history 
 stop_device
 publish() {
   mosquitto_pub -h 127.0.0.1 -p "${broker#*:}" --cafile "$demo/verifier/broker/ca.pem" -V mqttv5 -q 1 -i "$id" \
-    --cert "$root/var/lib/countersign/attester/broker.pem" --key "$root/var/lib/countersign/attester/broker.key" \
+    --cert "$root/var/lib/countersign/attester/connection.pem" --key "$root/var/lib/countersign/attester/connection.key" \
     -t "cs/1/$id/up/evidence" -f "$1"
 }
-refused() { verifier metrics | awk -v code="code=\"$1\"" 'index($0, "countersign_refused_total") && index($0, code) { n = $2 } END { print n + 0 }'; }
+metrics() { curl --silent --fail --header "Authorization: Bearer $(cat "$demo/verifier/api-token")" "http://$http/metrics"; }
+refused() { metrics | awk -v code="code=\"$1\"" 'index($0, "countersign_refused_total") && index($0, code) { n = $2 } END { print n + 0 }'; }
 is_refused() { (($(refused "$1") > $2)); }
 state() { device_json | jq -S .; }
 before=$(state)
@@ -225,7 +227,7 @@ done_with "evidence signed by another TPM's key: refused, evidence.other-device 
 say "           state untouched by either"
 
 if $keep; then
-  say "left running: $(sed -n 's/^listen = "\(.*\)"/http:\/\/\1/p' "$demo/verifier/verifier.toml"), token in $demo/verifier/api-token; Ctrl-C ends it"
+  say "left running: http://$http/v1/devices, token in $demo/verifier/api-token; Ctrl-C ends it"
   start_device
   wait "$device_pid" || true
 fi

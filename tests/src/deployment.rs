@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use evidence::{eventlog::EventLog, pcr::HashAlgorithm};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -17,6 +18,8 @@ use crate::swtpm::Swtpm;
 
 /// Product that the device is approved into.
 pub const PRODUCT: &str = "demo/device";
+/// A boot that was captured on a virtual machine.
+pub const BOOT_LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/qemu-good1/eventlog.bin");
 /// How long anything may take before a test gives up: far beyond what it takes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -48,8 +51,35 @@ impl Deployment {
         let mut deployment =
             Self { tpm, verifier_dir, state_dir, config: dir.path().join("attester.toml"), broker, serving: None, dir };
         deployment.init()?;
+        deployment.measured_boot()?;
         deployment.serve()?;
         Ok(deployment)
+    }
+
+    /// Firmware's part: each event of a captured boot, into the PCR that it was measured into.
+    ///
+    /// # Errors
+    /// Where the TPM refuses.
+    pub fn measured_boot(&self) -> Result<()> {
+        let log = fs::read(BOOT_LOG)?;
+        let mut extend = Command::new("tpm2_pcrextend");
+        extend.env("TPM2TOOLS_TCTI", &self.tpm.tcti);
+        for event in EventLog::read(&log)?.events() {
+            let event = event?;
+            if let Some(digest) = event.digest(HashAlgorithm::Sha256).filter(|_| event.extends()) {
+                extend.arg(format!("{}:sha256={}", event.pcr, data_encoding::HEXLOWER.encode(digest)));
+            }
+        }
+        succeeded("tpm2_pcrextend", &extend.output()?)
+    }
+
+    /// Power off and on, and the same boot again.
+    ///
+    /// # Errors
+    /// Where the TPM does not come back.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.tpm.power_cycle()?;
+        self.measured_boot()
     }
 
     fn init(&self) -> Result<()> {
@@ -71,7 +101,7 @@ impl Deployment {
         let key = self.verifier_dir.join("verifier.pub.pem");
         let broker = self.verifier_dir.join("broker");
         let config = format!(
-            "tcti = {:?}\nstate_dir = {:?}\nboot_log = \"/nonexistent\"\nima_log = \"/nonexistent\"\nsweep_seconds = 1\n\
+            "tcti = {:?}\nstate_dir = {:?}\nboot_log = {BOOT_LOG:?}\nima_log = \"/nonexistent\"\nsweep_seconds = 1\n\
              [broker]\naddress = {:?}\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n[[verifier]]\nname = \"demo\"\nkey = {key:?}\n",
             self.tpm.tcti,
             self.state_dir,
@@ -142,7 +172,19 @@ impl Deployment {
         let rootfs = rootfs.display().to_string();
         let signed = self.verifier_dir.join("reference_values").join(format!("{name}.corim")).display().to_string();
         let unsigned = file("unsigned.corim");
-        tool(&["build", "--rootfs", &rootfs, "--product", PRODUCT, "--release", name, "-o", &unsigned])?;
+        tool(&[
+            "build",
+            "--rootfs",
+            &rootfs,
+            "--boot-log",
+            BOOT_LOG,
+            "--product",
+            PRODUCT,
+            "--release",
+            name,
+            "-o",
+            &unsigned,
+        ])?;
         tool(&["sign", &unsigned, "--key", &key, "--role", "manufacturer", "-o", &signed])?;
         if let Some(child) = &self.serving {
             Command::new("kill").args(["-HUP", &child.id().to_string()]).status()?;
@@ -267,7 +309,7 @@ impl Deployment {
         fs::write(&file, message)?;
         let (host, port) = self.broker.rsplit_once(':').context("address")?;
         let broker = self.verifier_dir.join("broker");
-        let base = if who == "device" { self.state_dir.join("broker") } else { broker.join(who) };
+        let base = if who == "device" { self.state_dir.join("connection") } else { broker.join(who) };
         Ok(Command::new("mosquitto_pub")
             .args(["-h", host, "-p", port, "-V", "mqttv5", "-q", "1", "-i", client, "-t", topic])
             .arg("--cafile")

@@ -59,7 +59,7 @@ fn a_device_is_judged_from_enrolment_over_an_implant_to_a_clean_boot() -> Done {
     let running = deployment.verifier_json(&["devices", "--running", &digest])?;
     assert_eq!((&running["total"], &running["devices"][0]["id"]), (&1.into(), &id.as_str().into()));
 
-    deployment.tpm.power_cycle()?;
+    deployment.reboot()?;
     let clean = deployment.attester(&["once"])?;
     assert_eq!(clean.status.code(), Some(0), "{}", exit(&clean));
     let history = deployment.verifier_json(&["history", &id])?;
