@@ -24,6 +24,8 @@ use crate::http::api::time;
 
 /// First byte of a tagged COSE_Sign1 (RFC 9052 §2).
 const COSE_SIGN1: u8 = 0xD2;
+/// CBOR tag 501: an unsigned CoRIM.
+const UNSIGNED_CORIM: [u8; 3] = [0xD9, 0x01, 0xF5];
 
 /// Bytes that are no artefact, or a damaged one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -235,21 +237,18 @@ fn signature(bytes: &[u8]) -> Result<Value, Undecodable> {
     }))
 }
 
-/// A COSE_Sign1: evidence, else a result, else reference values. The fault is that of what its payload resembles.
+/// A COSE_Sign1: reference values by the tag of their payload, else evidence, else a result.
 fn cose(bytes: &[u8]) -> Result<Value, Undecodable> {
+    let payload = Sign1::decode("COSE_Sign1", bytes).map(|sign1| sign1.payload);
+    if payload.as_ref().is_ok_and(|payload| payload.starts_with(&UNSIGNED_CORIM)) {
+        return reference_values(bytes);
+    }
     let as_evidence = match Envelope::decode(bytes) {
         Ok(envelope) => return evidence_message(bytes, envelope.unverified_claims()),
         Err(fault) => fault,
     };
-    let result = Sign1::decode("attestation result", bytes)
-        .and_then(|sign1| cbor::decode::<AttestationResult>("attestation result", sign1.payload));
-    if let Ok(result) = result {
-        return Ok(attestation_result(&result));
-    }
-    reference_values(bytes).map_err(|fault| match fault {
-        Undecodable::ReferenceValues(_) => as_evidence.into(),
-        other => other,
-    })
+    let result = payload.and_then(|payload| cbor::decode::<AttestationResult>("attestation result", payload));
+    Ok(attestation_result(&result.map_err(|_| as_evidence)?))
 }
 
 fn evidence_message(bytes: &[u8], claims: &Claims) -> Result<Value, Undecodable> {

@@ -78,6 +78,53 @@ fn tpm_structures_are_told_apart() {
 }
 
 #[test]
+fn signed_messages_are_told_apart() {
+    let corpus = vectors().join("../fuzz/corpus");
+    let evidence = artefact(&corpus.join("evidence/three-nonces-and-a-log"));
+    assert_eq!((&evidence["kind"], &evidence["device"]), (&"evidence".into(), &"03".repeat(32).into()));
+    assert_eq!(evidence["nonces"].as_array().unwrap().len(), 3);
+    assert_eq!(evidence["logs"][0]["content"]["kind"], "runtime-log");
+    let release = artefact(&vectors().join("reference-values/two-signers.signed"));
+    assert_eq!(release["kind"], "reference-values");
+    assert_eq!((release["signatures"].as_array().unwrap().len(), &release["problems"]), (2, &Value::Array(vec![])));
+    let unsigned = artefact(&vectors().join("reference-values/unsigned.corim"));
+    assert_eq!(unsigned["problems"][0]["code"], "signature.unsigned");
+    let result = inspect(&result()).unwrap();
+    assert_eq!((&result["kind"], &result["verdict"]), (&"attestation-result".into(), &"warning".into()));
+    assert_eq!(result["claims"]["executables"], serde_json::json!({ "value": 33, "tier": "warning" }));
+    assert_eq!(result["causes"][0]["code"], "ima.violation");
+    assert_eq!((&result["product"], &result["expires"]), (&"acme/router".into(), &"2027-01-15T08:10:00Z".into()));
+}
+
+/// A result by a key that does not matter here.
+fn result() -> Vec<u8> {
+    use evidence::{
+        claims::DeviceId,
+        result::{Acknowledged, AttestationResult, Claim, ResultCause, Tier, TrustVector},
+        verifier_message::{Purpose, VerifierKeyId, seal},
+    };
+    let mut vector = TrustVector::default();
+    vector.set(Claim::Executables, 33);
+    let content = AttestationResult {
+        issued: 1_800_000_000,
+        expires: 1_800_000_600,
+        nonce: [9; 32],
+        device: DeviceId([3; 32]),
+        developer: "verifier".into(),
+        build: "0.1.0".into(),
+        evidence: [5; 32],
+        acknowledged: Acknowledged::default(),
+        status: Tier::Warning,
+        vector,
+        policy: "default".into(),
+        causes: vec![ResultCause { code: "ima.violation".into(), detail: "2 entries".into() }],
+        tolerated: vec![],
+        release: Some(("acme/router".into(), "1.0".into())),
+    };
+    seal(Purpose::Result, &VerifierKeyId([1; 32]), &content, |_| Ok::<_, ()>([7; 64])).unwrap()
+}
+
+#[test]
 fn an_artefact_cut_anywhere_is_undecodable_or_a_shorter_log() {
     let boot = &boots()[0];
     for name in ["quote.msg", "quote.sig", "ak.pub"] {
