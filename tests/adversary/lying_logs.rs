@@ -181,6 +181,17 @@ fn a_device_without_a_product_is_at_most_a_warning() {
 }
 
 #[test]
+fn what_ran_before_approval_is_judged_after_it() {
+    let (mut device, mut judge) = honest();
+    judge.standing.product = None;
+    device.run("/tmp/implant", [9; 32]);
+    assert_eq!(judged(&mut device, &mut judge, Attach::LogsFrom(0)).state.verdict, Verdict::Warning);
+    judge.standing.product = Some(devices::judge::PRODUCT.into());
+    let approved = judged(&mut device, &mut judge, Attach::Nothing);
+    assert_eq!(codes(&approved), [Code::RuntimeUnknownExecutable]);
+}
+
+#[test]
 fn a_product_without_reference_values_is_unknown() {
     let (mut device, mut judge) = honest();
     judge.references = Default::default();

@@ -85,7 +85,7 @@ impl Judge {
         let last = self.state.as_ref().map(|state| &state.last);
         let fresh =
             Fresh::check(authentic, &self.challenges, &self.verifier, last, self.now).map_err(NotJudged::Stale)?;
-        let changed = self.state.as_ref().is_some_and(|state| state.references != *self.references.id());
+        let changed = self.state.as_ref().is_some_and(|state| state.asks_for_files(&self.references, &self.standing));
         Ok(appraisal::appraise(Input {
             evidence: &fresh,
             standing: &self.standing,

@@ -21,7 +21,7 @@ use crate::{
 /// Files of this boot that are held from earlier evidence.
 #[derive(Debug, Clone, Copy)]
 pub enum Files<'a> {
-    /// Not loaded: allowed where [`DeviceState::references`] names the index in [`Input::references`].
+    /// Not loaded: allowed where there is no state, or [`DeviceState::asks_for_files`] says no.
     Unchanged,
     /// All of them, to be held against reference values that have changed.
     All(&'a [MeasuredFile]),
@@ -90,6 +90,7 @@ pub fn appraise(input: Input<'_>) -> Appraisal {
         last_check: evidence.attester().why,
         release,
         references: *input.references.id(),
+        product: input.standing.product.clone(),
         firmware_version: evidence.quote().firmware_version,
         attester_version: evidence.attester().version.clone(),
         boot,

@@ -6,6 +6,7 @@ use evidence::{
     result::{Acknowledged, TrustVector},
     tpm::Counters,
 };
+use reference_values::ReferenceIndex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -198,6 +199,8 @@ pub struct DeviceState {
     /// Index of reference values that it was judged against.
     #[serde(with = "serde_bytes")]
     pub references: [u8; 32],
+    /// Product for which it was judged.
+    pub product: Option<String>,
     /// TPM firmware.
     pub firmware_version: u64,
     /// Version of the attester, by its own word.
@@ -205,6 +208,13 @@ pub struct DeviceState {
 }
 
 impl DeviceState {
+    /// Whether the files held of this boot have to be held against reference values again: these, or the product, are
+    /// others than before.
+    #[must_use]
+    pub fn asks_for_files(&self, references: &ReferenceIndex, standing: &Standing) -> bool {
+        self.references != *references.id() || self.product != standing.product
+    }
+
     /// Verdict and causes as they stand at `now`: what has expired says nothing any more.
     #[must_use]
     pub fn at(&self, now: UnixSeconds) -> (Verdict, Vec<Cause>) {

@@ -6,10 +6,9 @@
 //! left.
 
 use std::{
-    collections::{HashMap, HashSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     thread::available_parallelism,
     time::{Duration, Instant},
 };
@@ -86,8 +85,6 @@ pub struct Rates {
     refusal: Limiter<DeviceId>,
     next_segment: Limiter<DeviceId>,
     log: Limiter<&'static str>,
-    /// For which product each device's files were last held against reference values: another one asks for all of them.
-    judged_for: Mutex<HashMap<DeviceId, u64>>,
 }
 
 impl Default for Rates {
@@ -98,7 +95,6 @@ impl Default for Rates {
             refusal: Limiter::new(REFUSAL_RATE, MAX_RATED_DEVICES),
             next_segment: Limiter::new(CONTINUE_RATE, MAX_RATED_DEVICES),
             log: Limiter::new(LOG_RATE, MAX_LOGGED_KINDS),
-            judged_for: Mutex::default(),
         }
     }
 }
@@ -116,7 +112,6 @@ struct Judged {
     accepted: Accepted,
     answers: Vec<Outgoing>,
     verdict: Verdict,
-    product: u64,
 }
 
 /// One message of a batch, still to be dealt with.
@@ -267,7 +262,7 @@ impl Verifier {
         let mut accepted = Vec::with_capacity(kept.len());
         let mut rest = Vec::with_capacity(kept.len());
         for (work, judged) in kept {
-            rest.push((work, judged.accepted.device, judged.answers, judged.verdict, judged.product));
+            rest.push((work, judged.accepted.device, judged.answers, judged.verdict));
             accepted.push(judged.accepted);
         }
         let outcomes = match self.store.commit_async(accepted).await {
@@ -282,11 +277,10 @@ impl Verifier {
         };
         self.metrics.committed(outcomes.len(), started.elapsed());
         let mut again = Vec::new();
-        for ((work, device, says, verdict, product), outcome) in rest.into_iter().zip(outcomes) {
+        for ((work, device, says, verdict), outcome) in rest.into_iter().zip(outcomes) {
             match outcome {
                 Committed::Done => {
                     self.metrics.accepted(verdict);
-                    self.rates.judged(device, product);
                     answers.extend(says);
                 }
                 Committed::Lost => again.push(Work { tries: work.tries + 1, ..work }),
@@ -395,17 +389,13 @@ impl Verifier {
     ) -> Result<Step, StoreError> {
         let rules = Arc::clone(&self.rules.borrow());
         let device = registration.device;
-        let product = hash(registration.product.as_deref());
-        let same = state.is_some_and(|state| state.references == *rules.references.id());
-        let held = match same && self.rates.were_judged(&device, product) {
-            true => None,
-            false => Some(self.store.files(device)?),
-        };
         let standing = Standing {
             ek_class: registration.ek_class,
             product: registration.product.clone(),
             revoked: registration.revoked.clone(),
         };
+        let asks_for_files = state.is_some_and(|state| state.asks_for_files(&rules.references, &standing));
+        let held = if asks_for_files { Some(self.store.files(device)?) } else { None };
         let appraisal = appraise(Input {
             evidence: fresh,
             standing: &standing,
@@ -428,7 +418,7 @@ impl Verifier {
         let verdict = appraisal.state.verdict;
         let expected = state.map(|state| state.last);
         let accepted = Accepted { device, expected, appraisal, evidence: without_attachments(message), result: signed };
-        Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict, product })))
+        Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict })))
     }
 
     /// Whether the rest of a log should come at once: only from who gets on, so that a lost log asks for nothing.
@@ -517,20 +507,6 @@ impl Verifier {
     }
 }
 
-impl Rates {
-    fn judged(&self, device: DeviceId, product: u64) {
-        let mut judged = self.judged_for.lock().unwrap_or_else(PoisonError::into_inner);
-        if judged.len() >= MAX_RATED_DEVICES {
-            judged.clear();
-        }
-        judged.insert(device, product);
-    }
-
-    fn were_judged(&self, device: &DeviceId, product: u64) -> bool {
-        self.judged_for.lock().unwrap_or_else(PoisonError::into_inner).get(device) == Some(&product)
-    }
-}
-
 /// The first message of each device, at most `most`, and the rest in order.
 fn first_of_each(waiting: Vec<Work>, most: usize) -> (Vec<Work>, Vec<Work>) {
     let mut seen = HashSet::new();
@@ -544,12 +520,6 @@ fn first_of_each(waiting: Vec<Work>, most: usize) -> (Vec<Work>, Vec<Work>) {
         taken += usize::from(take);
         take
     })
-}
-
-fn hash(product: Option<&str>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    product.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// The message as proofs and duplicates name it.
@@ -592,16 +562,6 @@ mod tests {
         assert_eq!((numbers(&first), numbers(&rest)), (vec![0, 1, 3], vec![2, 4, 5]));
         let (second, rest) = first_of_each(rest, 1);
         assert_eq!((numbers(&second), numbers(&rest)), (vec![2], vec![4, 5]));
-    }
-
-    #[test]
-    fn another_product_asks_for_all_files_again() {
-        let rates = Rates::default();
-        let device = DeviceId([1; 32]);
-        assert!(!rates.were_judged(&device, hash(None)), "nothing is known after a start");
-        rates.judged(device, hash(None));
-        assert!(rates.were_judged(&device, hash(None)));
-        assert!(!rates.were_judged(&device, hash(Some("a/b"))), "files were judged for no product so far");
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub(crate) fn accepted(number: u64, clock: u64, after: Option<u64>) -> Accepted 
         last_check: Why::Epoch,
         release: Some("1.0".into()),
         references: [0; 32],
+        product: None,
         firmware_version: 7,
         attester_version: "0.1.0".into(),
     };
