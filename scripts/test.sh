@@ -44,7 +44,7 @@ tests() {
   if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked --workspace --no-fail-fast 2>&1 | tee "$log"
   else
-    cargo test --locked --workspace --all-targets --no-fail-fast 2>&1 | tee "$log"
+    cargo test --locked --workspace --lib --bins --tests --no-fail-fast 2>&1 | tee "$log"
   fi
 }
 
