@@ -77,6 +77,7 @@ fn evidence(device: DeviceId, clock: u64, after: Option<u64>, verdict: Verdict) 
         last_check: Why::Request,
         release: Some("1.0".into()),
         references: [0; 32],
+        product: None,
         firmware_version: 7,
         attester_version: "0.1.0".into(),
     };
