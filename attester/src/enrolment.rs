@@ -43,6 +43,9 @@ const CLIENT: &str = "client";
 const ENROLMENT: &str = "enrolment.json";
 /// Time for one answer of a verifier.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// What is not answered is said again after this: a broker drops what comes before the verifier has subscribed, and says
+/// nothing. A verifier allows one message in this time.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// A certificate is renewed when less than this is left of it: a third of what a verifier gives.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Events that wait: answers come one at a time.
@@ -273,52 +276,69 @@ impl Door {
         let presentation = worker.call(move |attester| present(attester, nonce, connection_key)).await?;
         let transcript = presentation.transcript(&verifier.id, &self.device);
         let topic = UpTopic::Enrol(self.client.clone());
-        up.publish(&topic, Up::Present(presentation.clone()).encode());
-        let credentials = match self.answer(verifier, &nonce, incoming).await? {
-            Answer::Credentials(credentials) => credentials,
-            Answer::Outcome(outcome) => return self.end(verifier, outcome, key),
-        };
-        let prove = move |attester: &mut Attester| activate(attester, presentation, credentials, &transcript);
-        let activation = worker.call(prove).await??;
-        up.publish(&topic, Up::Activate(activation).encode());
+        let say = |message: &Up| up.publish(&topic, message.encode());
+        let credentials =
+            match self.answer(verifier, &nonce, incoming, &|| say(&Up::Present(presentation.clone()))).await? {
+                Answer::Credentials(credentials) => credentials,
+                Answer::Outcome(outcome) => return self.end(verifier, outcome, key),
+            };
+        let presented = presentation.clone();
+        let prove = move |attester: &mut Attester| activate(attester, presented, credentials, &transcript);
+        let activation = Up::Activate(worker.call(prove).await??);
         loop {
             // The broker may deliver the credentials twice.
-            if let Answer::Outcome(outcome) = self.answer(verifier, &nonce, incoming).await? {
+            if let Answer::Outcome(outcome) = self.answer(verifier, &nonce, incoming, &|| say(&activation)).await? {
                 return self.end(verifier, outcome, key);
             }
         }
     }
 
-    /// The next answer of this verifier to this attempt. Anything else on the topic is not for us.
+    /// Says something, again and again, until this verifier answers.
     async fn answer(
         &self,
         verifier: &Pinned,
         nonce: &[u8; 32],
         incoming: &mut mpsc::Receiver<LinkEvent>,
+        say: &impl Fn(),
     ) -> Result<Answer> {
-        let expected = DownTopic::Enrol(self.client.clone(), verifier.name.clone());
-        let wait = async {
+        let persist = async {
             loop {
-                match incoming.recv().await.context("the connection ended")? {
-                    LinkEvent::Down(trouble, _) => return Err(trouble.into()),
-                    LinkEvent::Message { topic, payload } if DownTopic::parse(&topic).as_ref() == Some(&expected) => {
-                        match open::<Down>(Purpose::Enrolment, &verifier.key, &payload) {
-                            Ok(down) if down.client_nonce == *nonce => return Ok(down.answer),
-                            Ok(_) => tracing::debug!("an answer to another attempt"),
-                            Err(error) => tracing::warn!("not an answer of {}: {error}", verifier.name),
-                        }
-                    }
-                    LinkEvent::Message { .. } | LinkEvent::Up(_) => {}
+                say();
+                if let Ok(answer) = timeout(SAY_AGAIN_AFTER, self.next_answer(verifier, nonce, incoming)).await {
+                    return answer;
                 }
             }
         };
-        timeout(ANSWER_WITHIN, wait).await.unwrap_or_else(|_| {
+        timeout(ANSWER_WITHIN, persist).await.unwrap_or_else(|_| {
             bail!(
                 "{} does not answer within {} s: does it run, is it at this broker, is its pinned key the right one?",
                 verifier.name,
                 ANSWER_WITHIN.as_secs()
             )
         })
+    }
+
+    /// The next answer of this verifier to this attempt. Anything else on the topic is not for us.
+    async fn next_answer(
+        &self,
+        verifier: &Pinned,
+        nonce: &[u8; 32],
+        incoming: &mut mpsc::Receiver<LinkEvent>,
+    ) -> Result<Answer> {
+        let expected = DownTopic::Enrol(self.client.clone(), verifier.name.clone());
+        loop {
+            match incoming.recv().await.context("the connection ended")? {
+                LinkEvent::Down(trouble, _) => return Err(trouble.into()),
+                LinkEvent::Message { topic, payload } if DownTopic::parse(&topic).as_ref() == Some(&expected) => {
+                    match open::<Down>(Purpose::Enrolment, &verifier.key, &payload) {
+                        Ok(down) if down.client_nonce == *nonce => return Ok(down.answer),
+                        Ok(_) => tracing::debug!("an answer to another attempt"),
+                        Err(error) => tracing::warn!("not an answer of {}: {error}", verifier.name),
+                    }
+                }
+                LinkEvent::Message { .. } | LinkEvent::Up(_) => {}
+            }
+        }
     }
 
     fn end(&self, verifier: &Pinned, outcome: Outcome, key: &[u8]) -> Result<String> {
