@@ -26,6 +26,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(900);
 const UNASKED: u32 = 4;
 /// Time in which one more challenge is allowed.
 const REFILL: Duration = Duration::from_secs(10);
+/// Results without progress that one attestation may meet: a verifier that lost its state begins anew once.
+const MAX_SETBACKS: u32 = 1;
 /// Cause that asks for the rest of a log (`docs/causes.md`).
 const INCOMPLETE: &str = "log.incomplete";
 
@@ -100,6 +102,10 @@ pub(crate) struct Exchange {
     /// A challenge that came while evidence was being made.
     newer: Option<Make>,
     tries: u32,
+    /// The furthest log position that this attestation has reached.
+    furthest: u64,
+    /// Results of this attestation that did not get further.
+    setbacks: u32,
     allowance: u32,
     refilled: Instant,
 }
@@ -108,13 +114,15 @@ impl Exchange {
     /// Nothing said yet.
     pub(crate) const fn new(verifier: Pinned, device: DeviceId, now: Instant) -> Self {
         let (step, allowance) = (Step::Idle, UNASKED);
-        Self { verifier, device, step, wanted: None, newer: None, tries: 0, allowance, refilled: now }
+        let (wanted, newer) = (None, None);
+        Self { verifier, device, step, wanted, newer, tries: 0, furthest: 0, setbacks: 0, allowance, refilled: now }
     }
 
     /// An attestation is due. Say hello where this returns why.
     pub(crate) fn want(&mut self, why: Why, now: Instant) -> Option<Why> {
         if matches!(self.step, Step::Idle) {
             self.step = Step::Asked { why, until: now + self.wait() };
+            (self.furthest, self.setbacks) = (0, 0);
             return Some(why);
         }
         self.wanted = Some(why);
@@ -176,7 +184,9 @@ impl Exchange {
         if challenge.device() != self.device {
             return Err(Ignored::OtherDevice);
         }
-        if !matches!(self.step, Step::Asked { .. }) && !self.allow(now) {
+        // An operator's question is rare; what a verifier asks by itself, and we did not ask for, is answered rarely.
+        let price = if challenge.asked() { 1 } else { UNASKED };
+        if !matches!(self.step, Step::Asked { .. }) && !self.allow(price, now) {
             return Err(Ignored::TooFast);
         }
         let why = if challenge.asked() { Why::Request } else { self.why().unwrap_or(Why::Epoch) };
@@ -194,15 +204,15 @@ impl Exchange {
         make
     }
 
-    fn allow(&mut self, now: Instant) -> bool {
+    fn allow(&mut self, price: u32, now: Instant) -> bool {
         let earned = now.saturating_duration_since(self.refilled).as_secs() / REFILL.as_secs();
         if earned > 0 {
             self.allowance = self.allowance.saturating_add(u32::try_from(earned).unwrap_or(UNASKED)).min(UNASKED);
             self.refilled = now;
         }
-        let allowed = self.allowance > 0;
-        self.allowance = self.allowance.saturating_sub(1);
-        allowed
+        let left = self.allowance.checked_sub(price);
+        self.allowance = left.unwrap_or(self.allowance);
+        left.is_some()
     }
 
     /// Evidence for `nonce` is there. Send it where this is true.
@@ -252,15 +262,30 @@ impl Exchange {
         let incomplete = result.causes.iter().any(|cause| cause.code == INCOMPLETE);
         let held = Held::after(&result.acknowledged, &evidence.shown, incomplete);
         let why = *why;
-        if incomplete {
-            // The verifier asks for more by itself as long as that leads on.
+        if incomplete && self.leads_on(&held) {
+            // The verifier asks for more by itself.
             self.tries = self.tries.saturating_add(1);
             self.step = Step::Asked { why, until: now + self.wait() };
         } else {
-            self.tries = 0;
             self.step = Step::Idle;
+            self.tries = 0;
+            if !incomplete {
+                (self.furthest, self.setbacks) = (0, 0);
+            }
         }
         Ok(Accepted { result, held, incomplete })
+    }
+
+    /// Whether sending more of a log may complete it. A log that does not lead to the quote never will: without a bound,
+    /// device and verifier would go round in circles as fast as the TPM quotes.
+    fn leads_on(&mut self, held: &Held) -> bool {
+        let reached = held.runtime.saturating_add(held.ima);
+        if reached > self.furthest {
+            self.furthest = reached;
+        } else {
+            self.setbacks = self.setbacks.saturating_add(1);
+        }
+        self.setbacks <= MAX_SETBACKS
     }
 
     /// A refusal came.
@@ -472,6 +497,27 @@ mod tests {
         assert!(accepted.incomplete && accepted.held.runtime == 7);
         let make = exchange.challenge(&verifier.challenge([2; 32], false), now).unwrap();
         assert_eq!(make, Some(Make { nonce: [2; 32], why: Why::Startup }));
+    }
+
+    #[test]
+    fn a_log_that_leads_nowhere_is_not_sent_round_in_circles() {
+        let (verifier, now) = (Verifier::new(), Instant::now());
+        let mut exchange = sent(&verifier, now);
+        // As from a verifier that takes a log up to its end, finds that it misses the quote, and begins anew.
+        let mut rounds = 0;
+        while exchange.is_busy() {
+            let causes = vec![ResultCause { code: INCOMPLETE.to_owned(), detail: String::new() }];
+            let runtime = if rounds % 2 == 0 { 100 } else { 0 };
+            let acknowledged = Acknowledged { runtime, ..Acknowledged::default() };
+            let incomplete = AttestationResult { causes, acknowledged, ..result() };
+            exchange.result(&verifier.seal(Purpose::Result, &incomplete), now).unwrap();
+            if exchange.is_busy() {
+                exchange.challenge(&verifier.challenge(NONCE, false), now).unwrap();
+                assert!(exchange.made(&NONCE, &made(), now));
+            }
+            rounds += 1;
+        }
+        assert_eq!(rounds, 3);
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! `attester run`: the service. Attests when it starts, in each period, when a verifier asks, and when something new runs.
 //! What the network does, it does not end; it sleeps whenever nothing happens.
 
-use std::time::{Duration, Instant};
+use std::{
+    env,
+    os::unix::process::CommandExt as _,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use attester::config::Config;
@@ -28,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// Time between two enrolments because of refused or old certificates.
 const RENEW_EVERY: Duration = Duration::from_secs(600);
 
+/// Set in the environment of a service that enrolled and began anew: it does not do so twice.
+const BEGUN_ANEW: &str = "ATTESTER_BEGUN_ANEW";
+
 /// Runs until it is told to end.
 pub(crate) async fn run(config: &Config) -> Result<()> {
     let state = StateDir::open(&config.state_dir)?;
@@ -36,10 +44,26 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
     stop_on_signals(events.clone())?;
     let worker = Worker::start(config, Some((Periods::of(config), events.clone())))?;
     let Some(enrolled) = enrol(config, &state, &worker, &mut happening).await? else { return Ok(()) };
+    if !enrolled.before && env::var_os(BEGUN_ANEW).is_none() {
+        worker.end();
+        return Err(begin_anew());
+    }
     tracing::info!(device = %enrolled.device, "running");
     let place = endpoint(config, &enrolled)?.after_others(state.path(TURN));
     let session = Session::open(config, &state, &worker, &enrolled, place, events)?;
     serve(config, &state, &worker, session, enrolled, &mut happening).await
+}
+
+/// An enrolment happens once, and takes code and memory (keys of endorsement hierarchies, the TPM library's RSA) that
+/// would stay with the service for as long as it runs. So the program begins anew after it, in the same process. Returns
+/// only where that is not possible.
+fn begin_anew() -> anyhow::Error {
+    let program = match env::current_exe().context("cannot find this program's file to begin anew") {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    let error = Command::new(&program).args(env::args_os().skip(1)).env(BEGUN_ANEW, "1").exec();
+    anyhow::Error::from(error).context(format!("enrolled; start the service again: cannot run {}", program.display()))
 }
 
 async fn serve(

@@ -3,8 +3,11 @@
 //! never waits for it.
 
 use std::{
-    sync::mpsc::{self as sync, Receiver, RecvTimeoutError, SyncSender, sync_channel},
-    thread,
+    sync::{
+        Arc,
+        mpsc::{self as sync, Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -50,7 +53,10 @@ impl Periods {
 
 /// The handle to the thread, which ends when the last handle is dropped.
 #[derive(Clone)]
-pub(crate) struct Worker(SyncSender<Job>);
+pub(crate) struct Worker {
+    jobs: SyncSender<Job>,
+    thread: Arc<JoinHandle<()>>,
+}
 
 impl Worker {
     /// Starts the thread and opens TPM and logs on it. With `periods` it also acts on its own, and sends word to `due`.
@@ -72,9 +78,17 @@ impl Worker {
                 (None, _) => {}
             }
         };
-        thread::Builder::new().name("measure".to_owned()).spawn(body).context("cannot start a thread")?;
+        let thread = thread::Builder::new().name("measure".to_owned()).spawn(body).context("cannot start a thread")?;
         is_open.recv().map_err(|_| Ended)??;
-        Ok(Self(jobs))
+        Ok(Self { jobs, thread: Arc::new(thread) })
+    }
+
+    /// Ends the thread, and waits until it has let go of the TPM. Does not wait while there are other handles.
+    pub(crate) fn end(self) {
+        drop(self.jobs);
+        if let Some(Err(_)) = Arc::into_inner(self.thread).map(JoinHandle::join) {
+            tracing::error!("{Ended}");
+        }
     }
 
     /// Has a job done.
@@ -87,7 +101,7 @@ impl Worker {
             // Nobody waits any more: then nobody needs it.
             drop(answer.send(job(attester)));
         };
-        self.0.try_send(Box::new(job)).map_err(|error| match error {
+        self.jobs.try_send(Box::new(job)).map_err(|error| match error {
             sync::TrySendError::Full(_) => anyhow!("the thread that measures has too much to do"),
             sync::TrySendError::Disconnected(_) => Ended.into(),
         })?;
