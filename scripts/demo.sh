@@ -76,10 +76,10 @@ start_swtpm "$demo/tpm"
 children+=("$SWTPM_PID")
 broker=127.0.0.1:$(free_port)
 http=127.0.0.1:$(free_port)
-"$bin/verifier" init "$demo/verifier" --name demo --broker "$broker" --http "$http" --quiet
+"$bin/verifier" init "$demo/verifier" --name demo --broker "$broker" --http "$http" >"$demo/init.log"
 install -m 644 scripts/demo/policy.toml "$demo/verifier/policy.toml"
 for certificate in issuercert swtpm-localca-rootca-cert; do
-  verifier roots add "$demo/tpm/ca/$certificate.pem" --software --quiet
+  verifier roots add "$demo/tpm/ca/$certificate.pem" --software >>"$demo/init.log"
 done
 make_root "$root" "$bin/attester" scripts/demo/init
 cp "$BOOT_LOG" "$root/boot/eventlog.bin"
@@ -101,7 +101,7 @@ TOML
 # Firmware's part: each event of a boot that was captured on a virtual machine, into the PCR that it was measured into.
 measured_boot() {
   local events=()
-  mapfile -t events < <(tpm2_eventlog "$BOOT_LOG" | awk '
+  mapfile -t events < <(tpm2_eventlog "$BOOT_LOG" 2>/dev/null | awk '
     $1 == "PCRIndex:" { pcr = $2 } $1 == "EventType:" { type = $2 } $1 == "-" && $2 == "AlgorithmId:" { alg = $3 }
     $1 == "Digest:" && alg == "sha256" && type != "EV_NO_ACTION" { gsub(/"/, "", $2); print pcr ":sha256=" $2; alg = "" }')
   TPM2TOOLS_TCTI=$SWTPM_TCTI tpm2_pcrextend "${events[@]}"
@@ -120,11 +120,11 @@ stop_device() {
 }
 
 say "signing release 1.0 of product $PRODUCT: what is in the device's root, and that boot"
-"$bin/reference-values" keygen --out "$demo/maker.pem" --quiet
+"$bin/reference-values" keygen --out "$demo/maker.pem" >"$demo/release.log"
 "$bin/reference-values" build --rootfs "$root" --boot-log "$BOOT_LOG" --product "$PRODUCT" --release 1.0 \
-  -o "$demo/1.0.corim" --quiet
+  -o "$demo/1.0.corim" | sed 's/^/  /'
 "$bin/reference-values" sign "$demo/1.0.corim" --key "$demo/maker.pem" --role manufacturer \
-  -o "$demo/verifier/reference_values/1.0.corim" --quiet
+  -o "$demo/verifier/reference_values/1.0.corim" >>"$demo/release.log"
 {
   printf '[[signer]]\nname = "Demo Maker"\nrole = "manufacturer"\nproducts = ["demo/*"]\nkey = """\n'
   cat "$demo/maker.pub.pem"
@@ -133,9 +133,9 @@ say "signing release 1.0 of product $PRODUCT: what is in the device's root, and 
 "$bin/reference-values" check "$demo/verifier/reference_values/1.0.corim" --trust "$demo/verifier/trust" | sed 's/^/  /'
 
 measured_boot
-verifier serve >"$demo/verifier.log" 2>&1 &
+"$bin/verifier" serve --config "$demo/verifier/verifier.toml" >"$demo/verifier.log" 2>&1 &
 children+=("$!")
-await 20 "verifier" verifier devices
+await 20 "verifier" curl --silent --fail "http://$http/readyz"
 say "policy tolerates, by name:"
 sed -n 's/^cause = "\(.*\)"/  \1/p; s/^why = "\(.*\)"/    \1/p' scripts/demo/policy.toml
 say
@@ -158,13 +158,16 @@ done_with "startup: $(device_json | jq -r '"\(.verdict), release \(.release), \(
 
 # Listens as an auditor would, for an old message to play back later.
 mosquitto_sub -h 127.0.0.1 -p "${broker#*:}" --cafile "$demo/verifier/broker/ca.pem" -V mqttv5 -i auditor \
-  --cert "$demo/verifier/broker/demo.pem" --key "$demo/verifier/broker/demo.key" \
+  --cert "$demo/verifier/broker/verifier.pem" --key "$demo/verifier/broker/verifier.key" \
   -t "cs/1/$id/up/evidence" -C 1 -N -W 60 >"$demo/old-evidence" 2>"$demo/auditor.log" &
 auditor=$!
 children+=("$auditor")
+await 10 "auditor" grep -q ' as auditor ' "$demo/verifier.log"
 started
 verifier check "$id" --wait 20 >/dev/null || fail "the second attestation is $(verdict)"
 done_with "second attestation, on demand: $(verdict)"
+is_overheard() { [[ -s $demo/old-evidence ]] || { verifier check "$id" --wait 10 && false; }; }
+await 20 "evidence overheard" is_overheard
 
 say "a program that no release lists: a copy of sleep with a byte more"
 copy_program "$root" /bin/sleep /tmp/implant
@@ -201,24 +204,23 @@ publish() {
     -t "cs/1/$id/up/evidence" -f "$1"
 }
 metrics() { curl --silent --fail --header "Authorization: Bearer $(cat "$demo/verifier/api-token")" "http://$http/metrics"; }
-refused() { metrics | awk -v code="code=\"$1\"" 'index($0, "countersign_refused_total") && index($0, code) { n = $2 } END { print n + 0 }'; }
+refused() { metrics | awk -v code="code=\"$1\"" 'index($0, "countersign_evidence_refused_total") && index($0, code) { n = $2 } END { print n + 0 }'; }
 is_refused() { (($(refused "$1") > $2)); }
 state() { device_json | jq -S .; }
 before=$(state)
 
 started
-wait "$auditor" || fail "no evidence was overheard"
 count=$(refused freshness.replay)
 publish "$demo/old-evidence"
 await 10 "refusal of the replay" is_refused freshness.replay "$count"
 done_with "old evidence played back: refused, freshness.replay counted"
 
-started
 make_swtpm "$demo/other-tpm"
 SWTPM_PORT='' start_swtpm "$demo/other-tpm"
 children+=("$SWTPM_PID")
 COUNTERSIGN_ATTESTER__TCTI=$SWTPM_TCTI COUNTERSIGN_ATTESTER__STATE_DIR=$demo/other-state \
-  "$bin/attester" evidence --nonce "$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')" --out "$demo/other-evidence"
+  "$bin/attester" --quiet evidence --nonce "$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')" --out "$demo/other-evidence"
+started
 count=$(refused evidence.other-device)
 publish "$demo/other-evidence"
 await 10 "refusal of another key's evidence" is_refused evidence.other-device "$count"

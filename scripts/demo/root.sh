@@ -5,9 +5,10 @@
 copy_program() {
   local root=$1 file=$2 as=${3:-$2} library
   install -D "$(readlink -f "$file")" "$root/$as"
-  { ldd "$file" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+  # Nothing for a static program.
+  while read -r library; do
     [[ -e $root/$library ]] || install -D "$(readlink -f "$library")" "$root/$library"
-  done
+  done < <(ldd "$file" 2>/dev/null | grep -o '/[^ ]*')
 }
 
 # make_root ROOT ATTESTER INIT: everything that runs on the device. Nothing else does.

@@ -162,7 +162,7 @@ pub fn document() -> String {
     }
     out.push_str(
         "\n# Refusals\n\nEvidence that is refused is not judged: it changes no verdict and no state, and is counted by code \
-         (`countersign_refused_total`).\n\n| code | meaning |\n|---|---|\n",
+         (`countersign_evidence_refused_total`).\n\n| code | meaning |\n|---|---|\n",
     );
     for refused in evidence::Refused::ALL {
         let _ = writeln!(out, "| `{}` | {refused} |", refused.code());
