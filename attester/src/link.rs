@@ -27,6 +27,7 @@ use rumqttc::{
 };
 use rustls::{
     AlertDescription, ClientConfig, RootCertStore,
+    client::Resumption,
     crypto::ring::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     sign::CertifiedKey,
@@ -160,11 +161,14 @@ fn tls(broker: &Broker, credentials: &Credentials) -> Result<ClientConfig> {
     if roots.is_empty() {
         return Err(wrong(&"no certificate there").into());
     }
-    ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
         .with_client_auth_cert(credentials.chain()?, credentials.key.clone_key())
-        .context("certificate and key for the broker do not fit each other")
+        .context("certificate and key for the broker do not fit each other")?;
+    // There is one broker.
+    config.resumption = Resumption::in_memory_sessions(1);
+    Ok(config)
 }
 
 /// What happens on the link.

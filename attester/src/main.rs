@@ -152,6 +152,7 @@ impl Output {
 
 fn main() -> ExitCode {
     quiet_tpm_library();
+    share_one_heap();
     let cli = Cli::parse();
     log_to_stderr(&cli.global);
     match run(cli, &mut Output(io::stdout())) {
@@ -184,6 +185,20 @@ fn quiet_tpm_library() {
     if env::var_os(VARIABLE).is_none() {
         // SAFETY: no other thread has been started yet.
         unsafe { env::set_var(VARIABLE, "all+none") };
+    }
+}
+
+/// Two threads that hardly ever work at the same time need no heap each.
+fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        /// glibc's malloc.h.
+        const M_ARENA_MAX: std::ffi::c_int = -8;
+        // SAFETY: mallopt(3) as glibc declares it; numbers that it does not know it ignores.
+        unsafe extern "C" {
+            safe fn mallopt(parameter: std::ffi::c_int, value: std::ffi::c_int) -> std::ffi::c_int;
+        }
+        mallopt(M_ARENA_MAX, 1);
     }
 }
 
