@@ -1,12 +1,15 @@
 //! Messages for tests/interop: in goes a folder, into it come `evidence.cose` (three nonces, logs attached, by a software
 //! key) with `ak.tpm2b` and `nonces`, and `result.cose` (a signed attestation result) with `verifier.point`.
 
-use std::{env, fs, ops::Range, path::Path};
+use std::{convert::Infallible, env, fs, ops::Range, path::Path};
 
 use anyhow::{Context as _, Error, Result};
 use devices::software::{Attach, SoftwareDevice};
 use evidence::{
-    claims::{DeviceId, Nonce},
+    cbor,
+    challenge::{Challenge, Hello, Refusal},
+    claims::{DeviceId, Nonce, Why},
+    enrolment::{Activation, Answer, Credential, Down, Outcome, Presentation, Secret, Up},
     pcr::sha256,
     result::{Acknowledged, AttestationResult, Claim, ResultCause, Tier, TrustVector},
     tpm::{P256Point, tpm2b},
@@ -16,6 +19,7 @@ use ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
+use serde::Serialize;
 
 fn main() -> Result<()> {
     let dir = env::args_os().nth(1).context("usage: interop_fixture DIR")?;
@@ -23,7 +27,40 @@ fn main() -> Result<()> {
     fs::create_dir_all(dir)?;
     let nonces = [[1; 32], [2; 32], [3; 32]];
     let device = write_evidence(dir, &nonces)?;
-    write_result(dir, device, nonces[1])
+    write_result(dir, device, nonces[1])?;
+    write_others(dir, device, nonces[0])
+}
+
+fn shape<T: Serialize>(purpose: Purpose, content: &T) -> Vec<u8> {
+    let Ok(message) = seal(purpose, &VerifierKeyId([7; 32]), content, |_| Ok::<_, Infallible>([0; 64]));
+    message
+}
+
+/// One of each of the protocol's other messages, for their shape; no signature here holds.
+fn write_others(dir: &Path, device: DeviceId, nonce: Nonce) -> Result<()> {
+    let credential = Credential { id_object: vec![1; 68], encrypted_secret: vec![2; 68] };
+    let presentation = Presentation::new(nonce, vec![vec![3; 800]], vec![vec![4; 122]], vec![5; 88], vec![6; 91]);
+    let transcript = presentation.transcript(&VerifierKeyId([7; 32]), &device);
+    let secret = Secret::recovered(&[8; 32]).context("32 bytes")?;
+    let activation = Activation::prove(presentation.clone(), vec![credential.clone()], &transcript, &[secret]);
+    let enrolled = Outcome::Enrolled { device, certificate: "PEM".into(), approved: false };
+    let refused = Outcome::Refused { code: "identity.revoked".into(), why: "stolen".into() };
+    let down = |answer| shape(Purpose::Enrolment, &Down { client_nonce: nonce, answer });
+    let refusal = Refusal { message: [9; 32], code: "quote.signature".into(), why: "it does not hold".into() };
+    let messages = [
+        ("hello", cbor::encode(&Hello::new(Why::Startup))),
+        ("request", shape(Purpose::Request, &Challenge::new(device, nonce, true))),
+        ("refusal", shape(Purpose::Refusal, &refusal)),
+        ("enrolment-up.present", Up::Present(presentation).encode()),
+        ("enrolment-up.activate", Up::Activate(activation).encode()),
+        ("enrolment-down.credentials", down(Answer::Credentials(vec![credential]))),
+        ("enrolment-down.enrolled", down(Answer::Outcome(enrolled))),
+        ("enrolment-down.refused", down(Answer::Outcome(refused))),
+    ];
+    for (name, message) in messages {
+        fs::write(dir.join(name), message)?;
+    }
+    Ok(())
 }
 
 fn write_evidence(dir: &Path, nonces: &[Nonce]) -> Result<DeviceId> {

@@ -56,6 +56,21 @@ check_evidence "a software key, three nonces" "$work/fixture/evidence.cose" "$wo
 "$python" tests/interop/envelope.py result "$work/fixture/result.cose" "$work/fixture/verifier.point"
 agreed pycose "verifies an attestation result"
 
+# check_shape RULE FILE: a message, against the CDDL that the documentation gives.
+check_shape() {
+  "$target/interop-venv/bin/zcbor" validate --cddl docs/evidence.cddl --entry-type "$1" --input - --input-as cbor \
+    <"$2" >"$work/zcbor.log" 2>&1 || { cat "$work/zcbor.log" >&2; fail "zcbor: $2 is no $1 by docs/evidence.cddl"; }
+  agreed zcbor "finds $(basename "$2") to be as documented"
+}
+
+check_shape evidence "$work/fixture/evidence.cose"
+check_shape result "$work/fixture/result.cose"
+for message in "$work"/fixture/{hello,request,refusal,enrolment-*}; do
+  rule=$(basename "$message")
+  check_shape "${rule%%.*}" "$message"
+done
+if (check_shape hello "$work/fixture/request") >/dev/null 2>&1; then fail "zcbor takes a request for a hello"; fi
+
 make_swtpm "$work/tpm"
 start_swtpm "$work/tpm"
 nonce=$(openssl rand -hex 32)
@@ -64,6 +79,7 @@ export COUNTERSIGN_ATTESTER__TCTI=$SWTPM_TCTI COUNTERSIGN_ATTESTER__STATE_DIR=$w
 TPM2TOOLS_TCTI=$SWTPM_TCTI tpm2_pcrread --quiet --pcrs_format serialized --output "$work/pcrs" \
   "sha256:$(seq -s , 0 15)"
 pcrs=(--pcr "$work/pcrs")
+check_shape evidence "$work/evidence.cose"
 check_evidence "a TPM, with the PCRs that it has" "$work/evidence.cose" "$work/ak.tpm2b" "$nonce"
 
 # our_pcrs FILE: `INDEX HEX` of the SHA-256 bank as `verifier inspect` computes it.

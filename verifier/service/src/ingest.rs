@@ -35,7 +35,7 @@ use crate::{
     http::CheckRequest,
     keys::SigningKey,
     limits::{
-        CONTINUE_RATE, EVIDENCE_RATE, HELLO_RATE, LOG_RATE, MAX_BATCH, MAX_JUDGEMENTS, MAX_RATED_DEVICES,
+        CONTINUE_RATE, CUT_FROM, EVIDENCE_RATE, HELLO_RATE, LOG_RATE, MAX_BATCH, MAX_JUDGEMENTS, MAX_RATED_DEVICES,
         MAX_RESULT_CAUSES, MAX_RESULT_DETAIL, REFUSAL_RATE,
     },
     metrics::Metrics,
@@ -412,7 +412,7 @@ impl Verifier {
         };
         let signed = answer.payload.clone();
         let mut answers = vec![answer];
-        if self.wants_more(&device, state, &appraisal) {
+        if message.len() >= CUT_FROM && self.wants_more(&device, state, &appraisal) {
             answers.extend(self.request(&device, false));
         }
         let verdict = appraisal.state.verdict;
@@ -421,7 +421,8 @@ impl Verifier {
         Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict })))
     }
 
-    /// Whether the rest of a log should come at once: only from who gets on, so that a lost log asks for nothing.
+    /// Whether the rest of a log should come at once: only from who gets on, so that a log that was lost, or does not lead
+    /// to the quote, asks for nothing.
     fn wants_more(&self, device: &DeviceId, before: Option<&appraisal::DeviceState>, now: &Appraisal) -> bool {
         let incomplete = now.state.causes.iter().chain(&now.tolerated).any(|cause| cause.code == Code::LogIncomplete);
         let got_on = before.is_none_or(|state| state.boot.acknowledged() != now.acknowledged);

@@ -79,3 +79,7 @@ pub const MAX_RESULT_CAUSES: usize = 64;
 pub const MAX_RESULT_DETAIL: usize = 512;
 /// Operators' questions that wait to be sent.
 pub const MAX_QUEUED_CHECKS: usize = 256;
+
+/// A message shorter than this was not cut for want of room, bytes: a device that has more fills its message up to an
+/// entry, and an entry takes 5 KiB at most.
+pub const CUT_FROM: usize = 16 * 1024;
