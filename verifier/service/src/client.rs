@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// Where the service is, without a configuration.
-pub const URL_VARIABLE: &str = "COUNTERSIGN_VERIFIER__URL";
+pub const URL_VARIABLE: &str = "COUNTERSIGN_VERIFIER__HTTP__URL";
 /// Which token to present, without a configuration.
-pub const TOKEN_VARIABLE: &str = "COUNTERSIGN_VERIFIER__TOKEN_FILE";
+pub const TOKEN_VARIABLE: &str = "COUNTERSIGN_VERIFIER__HTTP__TOKEN_FILE";
 /// Longest time that an answer takes which waits for nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
