@@ -57,6 +57,34 @@ fn a_quote_over_fewer_or_more_pcrs_is_refused() {
 }
 
 #[test]
+fn a_quote_by_a_key_that_hangs_elsewhere_in_the_tpm_is_refused() {
+    let (mut device, mut judge) = honest();
+    device.qualified_signer = device.keys.ak.name();
+    let message = device.attest(&[judge.challenge()], Attach::LogsFrom(0));
+    assert_eq!(refusal(&judge, &message), Refused::QualifiedSigner);
+}
+
+#[test]
+fn evidence_of_another_profile_is_refused() {
+    let (mut device, mut judge) = honest();
+    let mut committed = device.committed(&[judge.challenge()]);
+    committed.profile = "tag:countersign.example,2026:tpm#0".into();
+    let quote = device.quote(&committed.extra_data());
+    let message = device.seal(&Claims { committed, quote, logs: vec![] }, vec![]);
+    assert_eq!(refusal(&judge, &message), Refused::Profile);
+}
+
+#[test]
+fn a_quote_of_another_challenge_under_fresh_claims_is_refused() {
+    let (mut device, mut judge) = honest();
+    let (old, new) = (judge.challenge(), judge.challenge());
+    let old = device.committed(&[old]);
+    let quote = device.quote(&old.extra_data());
+    let message = device.seal(&Claims { committed: device.committed(&[new]), quote, logs: vec![] }, vec![]);
+    assert_eq!(refusal(&judge, &message), Refused::ExtraData);
+}
+
+#[test]
 fn a_fabricated_quote_inside_claims_that_the_ak_signed_is_refused() {
     // The AK signs any bytes without the TPM's magic, so a claims set that holds an invented TPMS_ATTEST gets a good
     // envelope signature. The quote's own signature cannot be had: the TPM refuses to sign what begins with the magic.

@@ -40,6 +40,8 @@ pub struct SoftwareDevice {
     runtime: Vec<Vec<u8>>,
     /// PCR selection of the quote: bits of SHA-256 PCRs. Anything but the profile's is a lie.
     pub quoted_pcrs: u32,
+    /// Where the quote says that its key hangs. Anything but a primary of the endorsement hierarchy is a lie.
+    pub qualified_signer: [u8; 34],
     /// Why it says it attests.
     pub why: Why,
 }
@@ -66,6 +68,7 @@ impl SoftwareDevice {
             boot_log: None,
             runtime: Vec::new(),
             quoted_pcrs: 0xFFFF,
+            qualified_signer: ak.qualified_name(),
             why: Why::Request,
         }
     }
@@ -155,7 +158,7 @@ impl SoftwareDevice {
         let selected: Vec<u8> = (0..16).filter(|i| self.quoted_pcrs >> i & 1 == 1).flat_map(|i| self.pcrs[i]).collect();
         let mut out = evidence::tpm::GENERATED.to_be_bytes().to_vec();
         out.extend(evidence::tpm::ST_ATTEST_QUOTE.to_be_bytes());
-        out.extend(tpm2b(&self.keys.ak.qualified_name()));
+        out.extend(tpm2b(&self.qualified_signer));
         out.extend(tpm2b(extra_data));
         out.extend(self.counters.clock.to_be_bytes());
         out.extend(self.counters.reset.to_be_bytes());
