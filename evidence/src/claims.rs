@@ -336,9 +336,10 @@ impl<'de> Deserialize<'de> for AttesterClaim {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (why, sources, version): (u8, Vec<String>, String) = Deserialize::deserialize(deserializer)?;
         let why = Why::from_number(why).ok_or_else(|| D::Error::custom("unknown reason to attest"))?;
-        let too_long = |text: &String| text.len() > MAX_ATTESTER_TEXT;
-        if sources.len() > MAX_SOURCES || sources.iter().any(too_long) || too_long(&version) {
-            return Err(D::Error::custom("what the attester says of itself is too long"));
+        // Shown to operators: printable ASCII, so that no device writes escape sequences to a terminal.
+        let unfit = |text: &String| text.len() > MAX_ATTESTER_TEXT || !text.bytes().all(|c| matches!(c, b' '..=b'~'));
+        if sources.len() > MAX_SOURCES || sources.iter().any(unfit) || unfit(&version) {
+            return Err(D::Error::custom("what the attester says of itself is too long, or not printable"));
         }
         Ok(Self { why, sources, version })
     }

@@ -75,6 +75,16 @@ fn evidence_of_another_profile_is_refused() {
 }
 
 #[test]
+fn a_device_writes_no_escape_sequences_to_an_operator_s_terminal() {
+    let (mut device, mut judge) = honest();
+    let mut committed = device.committed(&[judge.challenge()]);
+    committed.attester.version = "\u{1b}[2Jaffirmed".into();
+    let quote = device.quote(&committed.extra_data());
+    let message = device.seal(&Claims { committed, quote, logs: vec![] }, vec![]);
+    assert!(matches!(judge.appraise(&message), Err(NotJudged::Malformed(_))));
+}
+
+#[test]
 fn a_quote_of_another_challenge_under_fresh_claims_is_refused() {
     let (mut device, mut judge) = honest();
     let (old, new) = (judge.challenge(), judge.challenge());

@@ -135,7 +135,10 @@ impl Service {
 
 fn run(url: &str, token: PathBuf, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_verifier"));
-    command.args(arguments).env("COUNTERSIGN_VERIFIER__HTTP__URL", url).env("COUNTERSIGN_VERIFIER__HTTP__TOKEN_FILE", token);
+    command
+        .args(arguments)
+        .env("COUNTERSIGN_VERIFIER__HTTP__URL", url)
+        .env("COUNTERSIGN_VERIFIER__HTTP__TOKEN_FILE", token);
     command.output().unwrap()
 }
 
