@@ -99,8 +99,8 @@ report=$(jq -n --argjson binary "$binary" --argjson resident "$resident" --argjs
   '{binary_bytes: $binary, resident_bytes: $resident, idle_cpu_percent: (100 * $ticks / $hz / $seconds),
     wakeups_per_s: ($woken / $seconds)}')
 [[ -z $json ]] || printf '%s\n' "$report" >"$json"
-printf '%-18s %s\n' binary_bytes "$binary" resident_bytes "$resident (limit $((12 * 1024 * 1024)))" \
+printf '%-18s %s\n' binary_bytes "$binary" resident_bytes "$resident (limit $((12 * 1000 * 1000)))" \
   idle_cpu_percent "$(jq .idle_cpu_percent <<<"$report")" \
   wakeups_per_s "$(jq .wakeups_per_s <<<"$report") ($woken context switches in $seconds s, limit $allowed)"
-((resident <= 12 * 1024 * 1024)) || { echo "the attester takes more memory than it may" >&2; exit 1; }
+((resident <= 12 * 1000 * 1000)) || { echo "the attester takes more memory than it may" >&2; exit 1; }
 ((woken <= allowed)) || { echo "the attester wakes up more often than it may" >&2; exit 1; }
