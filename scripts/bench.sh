@@ -12,10 +12,16 @@ need_test_services
 arguments=()
 while (($#)); do
   case $1 in
-    --json) arguments+=(--json "$(realpath -m --relative-base=/ "$invoked_from/$2" 2>/dev/null || echo "$2")"); shift 2 ;;
+    --json)
+      [[ ${2-} == /* ]] || set -- "$1" "$invoked_from/${2:?--json FILE}" "${@:3}"
+      arguments+=(--json "$2")
+      shift 2
+      ;;
     *) arguments+=("$1"); shift ;;
   esac
 done
 cargo build --release --quiet --workspace --bins
-ATTESTER=${CARGO_TARGET_DIR:-target}/release/attester
-ATTESTER=$(readlink -f "$ATTESTER") exec cargo bench --quiet -p countersign-tests --bench figures -- "${arguments[@]}"
+ATTESTER=$(readlink -f "${CARGO_TARGET_DIR:-target}/release/attester")
+figures=$(cargo bench --quiet --no-run --message-format json -p countersign-tests --bench figures |
+  jq -r 'select(.target.kind == ["bench"]) | .executable')
+ATTESTER=$ATTESTER exec "$figures" --bench "${arguments[@]}"

@@ -5,11 +5,11 @@ use std::{
     collections::BTreeMap,
     hint::black_box,
     path::PathBuf,
-    process::Command,
+    process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use devices::{
     judge::{Judge, references},
@@ -61,15 +61,21 @@ struct Arguments {
     bench: bool,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if !arguments.bench {
-        // `cargo test --benches` starts benchmarks too, to see that they start.
-        return Ok(());
-    }
+    // `cargo test --benches` starts benchmarks too, to see that they start.
+    let done = if arguments.bench { measure(&arguments) } else { Ok(ExitCode::SUCCESS) };
+    done.unwrap_or_else(|error| {
+        eprintln!("bench: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn measure(arguments: &Arguments) -> Result<ExitCode> {
     let known: Vec<&str> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
     if let Some(unknown) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
-        bail!("there is no benchmark named `{unknown}`; there are: {}", known.join(", "));
+        eprintln!("bench: there is no benchmark named `{unknown}`; there are: {}", known.join(", "));
+        return Ok(ExitCode::from(2));
     }
     let mut figures = BTreeMap::new();
     for (name, run) in BENCHMARKS {
@@ -88,11 +94,11 @@ fn main() -> Result<()> {
             figures.insert(name, figure.json());
         }
     }
-    if let Some(file) = arguments.json {
+    if let Some(file) = &arguments.json {
         let text = serde_json::to_string_pretty(&figures)?;
-        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Evidence with nothing new, bytes to appraisal on one core, beside two bare P-256 verifications. Both take turns in
