@@ -24,11 +24,14 @@ root=$demo/device
 PRODUCT=demo/device
 BOOT_LOG=tests/vectors/boot/qemu-good1/eventlog.bin
 children=()
+device_pid=
 
 # Ends everything that was started, and waits for it, so that nothing prints after the last line.
 finish() {
   local status=$? pid
   trap - EXIT
+  # unshare passes no other signal on to what it started.
+  [[ -z $device_pid ]] || kill -KILL "$device_pid" 2>/dev/null || true
   for pid in "${children[@]}"; do kill "$pid" 2>/dev/null || true; done
   for pid in "${children[@]}"; do wait "$pid" 2>/dev/null || true; done
   if ((status)); then
@@ -108,7 +111,6 @@ measured_boot() {
   say "  ${#events[@]} events of a captured boot stand for firmware, boot loader and kernel"
 }
 
-device_pid=
 start_device() {
   in_root "$root" /init >>"$demo/device.log" 2>&1 &
   device_pid=$!

@@ -29,6 +29,9 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 
+/// Columns below which a table is not fitted to the terminal.
+const NARROWEST: u16 = 40;
+
 /// Rows under their heads.
 pub(super) fn table(heads: &[&str], rows: Vec<Row>) -> String {
     if !io::stdout().is_terminal() {
@@ -37,7 +40,10 @@ pub(super) fn table(heads: &[&str], rows: Vec<Row>) -> String {
     }
     let coloured = colour_wanted();
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    // Some terminals say that they are 0 wide; a table broken into letters serves nobody.
+    let wrap = table.width().is_some_and(|width| width >= NARROWEST);
+    let arrangement = if wrap { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+    table.load_preset(presets::NOTHING).set_content_arrangement(arrangement);
     table.set_header(heads.iter().map(|head| {
         let head = Cell::new(head);
         if coloured { head.add_attribute(Attribute::Bold) } else { head }
