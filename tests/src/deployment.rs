@@ -62,14 +62,24 @@ impl Deployment {
     /// Where the TPM refuses.
     pub fn measured_boot(&self) -> Result<()> {
         let log = fs::read(BOOT_LOG)?;
-        let mut extend = Command::new("tpm2_pcrextend");
-        extend.env("TPM2TOOLS_TCTI", &self.tpm.tcti);
+        let mut extensions = Vec::new();
         for event in EventLog::read(&log)?.events() {
             let event = event?;
             if let Some(digest) = event.digest(HashAlgorithm::Sha256).filter(|_| event.extends()) {
-                extend.arg(format!("{}:sha256={}", event.pcr, data_encoding::HEXLOWER.encode(digest)));
+                extensions.push((event.pcr, digest.to_vec()));
             }
         }
+        self.extend(&extensions)
+    }
+
+    /// Extends SHA-256 PCRs, in order, as whoever has the TPM can.
+    ///
+    /// # Errors
+    /// Where the TPM refuses.
+    pub fn extend(&self, extensions: &[(u32, Vec<u8>)]) -> Result<()> {
+        let one = |(pcr, digest): &(u32, Vec<u8>)| format!("{pcr}:sha256={}", data_encoding::HEXLOWER.encode(digest));
+        let mut extend = Command::new("tpm2_pcrextend");
+        extend.env("TPM2TOOLS_TCTI", &self.tpm.tcti).args(extensions.iter().map(one));
         succeeded("tpm2_pcrextend", &extend.output()?)
     }
 
@@ -197,10 +207,18 @@ impl Deployment {
     /// # Errors
     /// Where it cannot be started.
     pub fn attester(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.attester_command(arguments)?.output()?)
+    }
+
+    /// The same, to be given more of an environment.
+    ///
+    /// # Errors
+    /// Where the program is missing.
+    pub fn attester_command(&self, arguments: &[&str]) -> Result<Command> {
         let attester = program("attester")?.get_program().to_owned();
         let mut command = isolated();
         command.arg(attester).arg(arguments[0]).arg("--config").arg(&self.config).args(&arguments[1..]);
-        Ok(command.output()?)
+        Ok(command)
     }
 
     /// Runs `attester once` beside another program, in the same namespace.

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use devices::deployment::{Deployment, PRODUCT, succeeded};
+use devices::deployment::{BOOT_LOG, Deployment, PRODUCT, succeeded};
 
 type Done = anyhow::Result<()>;
 
@@ -126,5 +126,40 @@ fn a_revoked_device_is_contraindicated_at_once_and_approval_ends_it() -> Done {
     succeeded("approve", &deployment.verifier(&["approve", &id])?)?;
     let again = deployment.attester(&["once"])?;
     assert_eq!(again.status.code(), Some(0), "{}", exit(&again));
+    Ok(())
+}
+
+#[test]
+fn a_real_ima_list_leads_to_the_quote_and_every_file_in_it_is_judged() -> Done {
+    let (mut deployment, id) = enrolled_and_approved()?;
+    // The list of the boot whose log the TPM was extended with: its boot_aggregate is of these PCRs.
+    let list = Path::new(BOOT_LOG).with_file_name("ima.bin");
+    let bytes = fs::read(&list)?;
+    let entries: Vec<_> = evidence::ima::entries(&bytes).collect::<Result<_, _>>()?;
+    let extensions: Vec<_> = entries.iter().map(|entry| (entry.pcr, entry.extended_sha256().to_vec())).collect();
+    deployment.extend(&extensions)?;
+    let once = deployment.attester_command(&["once"])?.env("COUNTERSIGN_ATTESTER__IMA_LOG", &list).output()?;
+    assert_eq!(once.status.code(), Some(4), "no release lists what ran there: {}", exit(&once));
+    let device = deployment.verifier_json(&["device", &id])?;
+    let causes = device["causes"].as_array().unwrap();
+    assert!(
+        !causes.is_empty() && causes.iter().all(|cause| cause["code"] == "runtime.unknown-executable"),
+        "{causes:?}"
+    );
+    let files = device["running"].as_array().unwrap();
+    let by_ima = files.iter().filter(|file| file["kind"] == "ima").count();
+    assert_eq!(by_ima, entries.len() - 1, "all but boot_aggregate");
+
+    // Another boot's list: its boot_aggregate gives it away.
+    let other = list.parent().unwrap().with_file_name("qemu-cmdline").join("ima.bin");
+    deployment.reboot()?;
+    let bytes = fs::read(&other)?;
+    let entries: Vec<_> = evidence::ima::entries(&bytes).collect::<Result<_, _>>()?;
+    deployment.extend(&entries.iter().map(|e| (e.pcr, e.extended_sha256().to_vec())).collect::<Vec<_>>())?;
+    let once = deployment.attester_command(&["once"])?.env("COUNTERSIGN_ATTESTER__IMA_LOG", &other).output()?;
+    assert_eq!(once.status.code(), Some(4), "{}", exit(&once));
+    let device = deployment.verifier_json(&["device", &id])?;
+    let codes: Vec<_> = device["causes"].as_array().unwrap().iter().map(|cause| cause["code"].clone()).collect();
+    assert!(codes.contains(&"log.mismatch".into()), "{codes:?}");
     Ok(())
 }

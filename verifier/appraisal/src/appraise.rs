@@ -228,10 +228,12 @@ fn judge_boot(
 }
 
 fn judge_runtime(measured: &Measured, boot: &BootState, judged: bool, claims: &mut Claims, causes: &mut Causes<'_>) {
+    // Of a log that contradicts the quote, nothing more is asked for.
+    let contradicted = boot.findings.iter().any(|finding| finding.code == Code::LogMismatch);
     for (log, reach, next) in
         [("runtime log", measured.runtime, boot.runtime.next), ("IMA list", measured.ima, boot.ima.next)]
     {
-        if reach == Reach::Short {
+        if reach == Reach::Short && !contradicted {
             causes.add(Code::LogIncomplete, &format!("{log}: entries after {next} are missing"));
         }
     }
