@@ -15,3 +15,5 @@ pub const MAX_NAME: usize = 128;
 pub const MAX_PATH: usize = 4096;
 /// Signers in one trust folder.
 pub const MAX_TRUSTED: usize = 1024;
+/// Protected header of a signature, bytes: ours has 90 with the longest role.
+pub const MAX_PROTECTED_HEADER: usize = 128;

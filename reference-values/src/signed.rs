@@ -15,7 +15,7 @@ use crate::{
     error::{NotTrusted, Unreadable, Unsignable},
     items::{ItemWriter, Items},
     key::{KeyId, SigningKey},
-    limits::{MAX_FILE, MAX_SIGNATURES},
+    limits::{MAX_FILE, MAX_PROTECTED_HEADER, MAX_SIGNATURES},
     release::Release,
     role::Role,
     trust::Trust,
@@ -62,9 +62,6 @@ impl Signature {
             key_and_role(&cose.protected.header).ok_or_else(|| unsupported("a protected header of another shape"))?;
         if cose.protected.original_data.as_ref() != protected(key, stated).to_vec().ok().as_ref() {
             return Err(unsupported("a protected header of another shape"));
-        }
-        if !cose.unprotected.is_empty() {
-            return Err(unsupported("an unprotected header"));
         }
         if cose.signature.len() != SIGNATURE {
             return Err(unsupported("a signature that is not 64 bytes"));
@@ -254,13 +251,24 @@ fn verify_one(
     Ok(Signer { role: stated, key_id: key, name: name() })
 }
 
-fn decode_cose(what: &'static str, bytes: &[u8]) -> Result<CoseSign1, Malformed> {
-    evidence::cbor::check_deterministic(what, bytes)?;
-    CoseSign1::from_tagged_slice(bytes).map_err(|_| Malformed {
-        what,
-        at: 0,
-        why: "it is not a tagged COSE_Sign1 (RFC 9052 §4.2)",
-    })
+/// coset descends into counter signatures inside byte strings without a bound: headers that could hold them are refused
+/// before it looks.
+fn decode_cose(what: &'static str, bytes: &[u8]) -> Result<CoseSign1, Unreadable> {
+    const SHAPE: &str = "it is not a tagged COSE_Sign1 (RFC 9052 §4.2)";
+    let mut items = Items::new(what, bytes)?;
+    items.tag(18, SHAPE)?;
+    items.array_of(4, SHAPE)?;
+    let unsupported =
+        |item: &str, at| Err(Unreadable::Unsupported { place: "COSE-Sign1-corim", item: item.into(), at });
+    let at = items.at();
+    if items.bytes()?.len() > MAX_PROTECTED_HEADER {
+        return unsupported("a protected header of another shape", at);
+    }
+    let at = items.at();
+    if items.map()? != 0 {
+        return unsupported("an unprotected header", at);
+    }
+    Ok(CoseSign1::from_tagged_slice(bytes).map_err(|_| Malformed { what, at: 0, why: SHAPE })?)
 }
 
 fn decode_bundle(bytes: &[u8]) -> Result<(Vec<u8>, Vec<Signature>), Unreadable> {
@@ -367,6 +375,28 @@ pub(crate) mod tests {
     pub(crate) fn signer(key: &SigningKey, role: Role, products: &str, not_after: Option<u64>) -> TrustedSigner {
         let products = vec![products.to_owned()];
         TrustedSigner { name: format!("the {role}"), role, key: key.public().clone(), products, not_after }
+    }
+
+    /// A COSE_Sign1 whose protected header holds a counter signature, whose protected header holds one, and so on.
+    fn nested_counter_signatures(depth: usize) -> Vec<u8> {
+        let mut header = vec![0xa0];
+        for _ in 0..depth {
+            let mut outer = crate::items::ItemWriter::default();
+            outer.map(1).uint(7).array(3).bytes(&header).map(0).bytes(&[1]);
+            header = outer.finish();
+        }
+        let mut file = crate::items::ItemWriter::default();
+        file.bytes(&header).map(0).bytes(&[1]).bytes(&[1; 64]);
+        [&[0xd2, 0x84][..], &file.finish()].concat()
+    }
+
+    #[test]
+    fn counter_signatures_within_each_other_exhaust_no_stack() {
+        for depth in [1, 10, 1000, 20_000] {
+            let file = nested_counter_signatures(depth);
+            let refused = SignedRelease::decode(&file);
+            assert!(matches!(refused, Err(Unreadable::Unsupported { .. } | Unreadable::Malformed(_))), "{depth}");
+        }
     }
 
     fn trusting(signers: impl IntoIterator<Item = TrustedSigner>) -> Trust {
