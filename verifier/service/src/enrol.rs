@@ -311,6 +311,7 @@ mod tests {
             clock: || NOW,
             enrolment: Desk::default(),
             rates: Rates::default(),
+            ready: Arc::new(crate::http::Readiness::waiting_for(&[])),
         };
         Office { verifier, _dir: dir }
     }

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     certificates::BrokerCa,
     enrol,
-    http::CheckRequest,
+    http::{CheckRequest, Readiness},
     keys::SigningKey,
     limits::{
         CONTINUE_RATE, CUT_FROM, EVIDENCE_RATE, HELLO_RATE, LOG_RATE, MAX_BATCH, MAX_JUDGEMENTS, MAX_RATED_DEVICES,
@@ -75,7 +75,12 @@ pub struct Verifier {
     pub enrolment: enrol::Desk,
     /// Rates and the like.
     pub rates: Rates,
+    /// Says whether the store takes what is judged.
+    pub ready: Arc<Readiness>,
 }
+
+/// The part of [`Verifier::ready`] that is down while the store fails.
+const STORING: &str = "store";
 
 /// How often devices may what.
 #[derive(Debug)]
@@ -157,7 +162,9 @@ impl Verifier {
         let mut most = MAX_BATCH;
         while !waiting.is_empty() {
             let (round, rest) = first_of_each(waiting, most);
-            waiting = match self.round(batch, round, &mut answers).await {
+            let again = self.round(batch, round, &mut answers).await;
+            self.ready.set(STORING, again.is_ok());
+            waiting = match again {
                 Ok(again) => again.into_iter().chain(rest).collect(),
                 Err(again) => {
                     // One at a time from now on: if it is one message that cannot be written, it holds up no other.

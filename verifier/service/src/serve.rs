@@ -154,11 +154,11 @@ impl Service {
         let references = watch::Sender::new(Arc::clone(&rules.references));
         let rules = watch::Sender::new(rules);
         let metrics = Arc::new(Metrics::new());
-        let verifier = Arc::new(verifier(&config, &store, &metrics, rules.subscribe())?);
+        let ready = Arc::new(Readiness::waiting_for(&[RECEIVING, ANSWERING]));
+        let verifier = Arc::new(verifier(&config, &store, &metrics, rules.subscribe(), Arc::clone(&ready))?);
         let mosquitto = config.broker.spawn.then(|| Mosquitto::find(&config.broker.mosquitto)).transpose()?;
         let (listener, http) = bind(&config).await?;
 
-        let ready = Arc::new(Readiness::waiting_for(&[RECEIVING, ANSWERING]));
         let stop = watch::Sender::new(false);
         let broker = mosquitto.map(|mosquitto| tokio::spawn(mosquitto.supervise(stop.subscribe())));
         let (inbox, receiving) = link.receive(filters(&config));
@@ -271,6 +271,7 @@ fn verifier(
     store: &Store,
     metrics: &Arc<Metrics>,
     rules: watch::Receiver<Arc<Rules>>,
+    ready: Arc<Readiness>,
 ) -> Result<Verifier, ServeError> {
     Ok(Verifier {
         name: config.name.clone(),
@@ -283,6 +284,7 @@ fn verifier(
         clock: now,
         enrolment: enrol::Desk::default(),
         rates: Rates::default(),
+        ready,
     })
 }
 
