@@ -42,11 +42,13 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
     crate::pinned::network(config)?;
     let (events, mut happening) = mpsc::channel(EVENTS);
     stop_on_signals(events.clone())?;
-    let worker = Worker::start(config, Some((Periods::of(config), events.clone())))?;
+    let start = || Worker::start(config, Some((Periods::of(config), events.clone())));
+    let mut worker = start()?;
     let Some(enrolled) = enrol(config, &state, &worker, &mut happening).await? else { return Ok(()) };
     if !enrolled.before && env::var_os(BEGUN_ANEW).is_none() {
         worker.end();
-        return Err(begin_anew());
+        tracing::warn!("{}; going on with more memory than needed", begin_anew());
+        worker = start()?;
     }
     tracing::info!(device = %enrolled.device, "running");
     let place = endpoint(config, &enrolled)?.after_others(state.path(TURN));
@@ -57,13 +59,14 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
 /// An enrolment happens once, and takes code and memory (keys of endorsement hierarchies, the TPM library's RSA) that
 /// would stay with the service for as long as it runs. So the program begins anew after it, in the same process. Returns
 /// only where that is not possible.
-fn begin_anew() -> anyhow::Error {
-    let program = match env::current_exe().context("cannot find this program's file to begin anew") {
-        Ok(program) => program,
-        Err(error) => return error,
-    };
-    let error = Command::new(&program).args(env::args_os().skip(1)).env(BEGUN_ANEW, "1").exec();
-    anyhow::Error::from(error).context(format!("enrolled; start the service again: cannot run {}", program.display()))
+fn begin_anew() -> String {
+    match env::current_exe() {
+        Ok(program) => {
+            let error = Command::new(&program).args(env::args_os().skip(1)).env(BEGUN_ANEW, "1").exec();
+            format!("cannot begin anew with {}: {error}", program.display())
+        }
+        Err(error) => format!("cannot find this program's file to begin anew: {error}"),
+    }
 }
 
 async fn serve(
