@@ -166,6 +166,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// Words of others, as they may be shown: whoever chose them does not command the terminal.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
 /// An error with its causes, without those that it tells already.
 pub(crate) fn told(error: &anyhow::Error) -> String {
     let mut text = String::new();

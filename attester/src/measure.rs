@@ -18,7 +18,7 @@ use evidence::{
 };
 use serde::Serialize;
 
-use crate::Output;
+use crate::{Output, shown};
 
 /// What is printed with `--json`.
 #[derive(Serialize)]
@@ -173,12 +173,8 @@ fn unreadable(sweep: &Sweep) -> Vec<UnreadableReport> {
     sweep.unreadable.iter().map(report).collect()
 }
 
-/// Whoever names a file does not command the terminal.
 fn printable(path: &[u8]) -> String {
-    String::from_utf8_lossy(path)
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
+    shown(&String::from_utf8_lossy(path))
 }
 
 impl Report {

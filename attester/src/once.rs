@@ -16,6 +16,7 @@ use crate::{
     enrolment::ensure,
     link::{Trouble, take_turn},
     session::{EVENTS, Event, News, Session, TURN, endpoint},
+    shown,
     state::StateDir,
     status::{Said, Verdict},
     worker::Worker,
@@ -109,8 +110,8 @@ async fn attest(
             News::Refused { verifier, refusal } => {
                 problem = Some(format!(
                     "{verifier} refuses the evidence ({}): {}",
-                    refusal.code.escape_debug(),
-                    refusal.why.escape_debug()
+                    shown(&refusal.code),
+                    shown(&refusal.why)
                 ));
                 break;
             }

@@ -23,6 +23,7 @@ use crate::{
     link::{Endpoint, Link, LinkEvent, Trouble, Up},
     pinned::{Pinned, network},
     positions::Positions,
+    shown,
     state::StateDir,
     status::{Said, Status, timestamp, unix_now},
     told,
@@ -262,7 +263,7 @@ impl Session {
         let said = Said::from_result(&result);
         tracing::info!(%verifier, verdict = said.verdict.name(), expires = %said.expires, incomplete, "judged");
         for cause in &said.causes {
-            tracing::info!(%verifier, "{}: {}", cause.code, cause.detail.escape_debug());
+            tracing::info!(%verifier, "{}: {}", cause.code, shown(&cause.detail));
         }
         self.status.verifiers.insert(verifier.clone(), said.clone());
         self.keep_status();
@@ -273,7 +274,7 @@ impl Session {
         let exchange = &mut self.exchanges[index];
         let refusal = exchange.refusal(payload, Instant::now())?;
         let verifier = exchange.verifier.name.to_string();
-        tracing::warn!(%verifier, code = refusal.code.escape_debug().to_string(), "refused: {}", refusal.why.escape_debug());
+        tracing::warn!(%verifier, code = shown(&refusal.code), "refused: {}", shown(&refusal.why));
         Ok(News::Refused { verifier, refusal })
     }
 

@@ -11,7 +11,7 @@ use evidence::result::{AttestationResult, Claim, Tier};
 use serde::{Deserialize, Serialize};
 use x509_cert::der::DateTime;
 
-use crate::{Output, state::StateDir, told};
+use crate::{Output, shown, state::StateDir, told};
 
 const FILE: &str = "status.json";
 
@@ -128,7 +128,7 @@ impl Said {
         let mut text = format!("{verifier}: {} until {}{release}\n", self.verdict.name(), self.expires);
         for Cause { code, detail } in &self.causes {
             // A detail may hold a path that somebody chose: nothing in it moves the cursor.
-            text.push_str(&format!("  {code}: {}\n", detail.escape_debug()));
+            text.push_str(&format!("  {code}: {}\n", shown(detail)));
         }
         for code in &self.tolerated {
             text.push_str(&format!("  tolerated: {code}\n"));
