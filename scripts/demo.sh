@@ -51,7 +51,6 @@ started() { step_began=$(now); }
 # done_with WORDS…: one line a step, with its measured time.
 done_with() { printf '%8.3f s  %s\n' "$((($(now) - step_began) / 1000))e-6" "$*"; }
 fail() { echo "demo: $*" >&2; exit 1; }
-free_port() { perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1")->sockport'; }
 verifier() { "$bin/verifier" "$@" --config "$demo/verifier/verifier.toml"; }
 device_json() { verifier device "$id" --json; }
 verdict() { device_json | jq -r .verdict; }
@@ -69,7 +68,7 @@ await() {
 say "installing what is missing, and building"
 need_build_tools
 need_test_services
-need_packages busybox-static perl-base
+need_packages busybox-static
 cargo build --release --quiet --workspace --bins
 bin=$(readlink -f "${CARGO_TARGET_DIR:-target}/release")
 

@@ -38,12 +38,6 @@ end() {
 }
 trap end EXIT
 
-free_port() {
-  local port
-  while port=$((20000 + RANDOM % 12000)) && listens "$port"; do :; done
-  echo "$port"
-}
-
 make_swtpm "$work/tpm"
 start_swtpm "$work/tpm"
 children=("$SWTPM_PID")

@@ -18,6 +18,13 @@ make_swtpm() {
     --overwrite >"$dir/setup.log" 2>&1 </dev/null || { cat "$dir/setup.log" >&2; return 1; }
 }
 
+# A port of the loopback interface that nobody listens on, below those that the kernel hands out for outgoing connections.
+free_port() {
+  local port
+  while port=$((20000 + RANDOM % 12000)) && listens "$port"; do :; done
+  echo "$port"
+}
+
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # start_swtpm DIR: powers it on. Sets SWTPM_PID, SWTPM_PORT (the control channel is the next port) and SWTPM_TCTI.

@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -14,7 +13,7 @@ use evidence::{eventlog::EventLog, pcr::HashAlgorithm};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::swtpm::Swtpm;
+use crate::swtpm::{Swtpm, free_port};
 
 /// Product that the device is approved into.
 pub const PRODUCT: &str = "demo/device";
@@ -393,10 +392,6 @@ fn libraries(file: &Path) -> Result<Vec<PathBuf>> {
         libraries.push(tcti);
     }
     Ok(libraries)
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// That a program ended with 0; else what it said.

@@ -136,6 +136,14 @@ impl Drop for Swtpm {
     }
 }
 
+/// A port of the loopback interface that nobody uses at the moment, and that the kernel hands out to nobody.
+///
+/// # Errors
+/// Where none is found.
+pub fn free_port() -> Result<u16> {
+    (0..PORT_TRIES).map(|_| draw_port()).find(|port| is_free(*port)).context("no port is free")
+}
+
 fn draw_port() -> u16 {
     let draw = RandomState::new().hash_one(()) % u64::from(PORTS.end - PORTS.start);
     PORTS.start + u16::try_from(draw).unwrap_or(0)

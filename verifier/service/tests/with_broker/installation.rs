@@ -1,6 +1,11 @@
 //! A verifier as `verifier init` lays it out, with a real broker on a free port, and clients of that broker.
 
-use std::{fs, net::TcpListener, path::PathBuf};
+use std::{
+    fs,
+    hash::{BuildHasher as _, RandomState},
+    net::TcpListener,
+    path::PathBuf,
+};
 
 use appraisal::UnixSeconds;
 use evidence::{claims::DeviceId, topic::Name};
@@ -22,10 +27,20 @@ pub(crate) struct Installation {
     _parent: TempDir,
 }
 
+/// A port that nobody uses, below those that the kernel hands out for outgoing connections; tests that run side by side
+/// begin to look at different places.
+fn free_port() -> u16 {
+    let draw = RandomState::new().hash_one(()) as u16 % 20_000;
+    (0..20_000)
+        .map(|step| 10_000 + (draw + step) % 20_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
+}
+
 impl Installation {
     pub(crate) fn make() -> Self {
         let parent = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let plan = Plan {
             dir: parent.path().join("verifier"),
             name: Name::new("v1").unwrap(),
