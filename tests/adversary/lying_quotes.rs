@@ -1,17 +1,12 @@
 //! Messages that are signed by some key, and still must not be believed.
 
 use devices::{
-    judge::{Judge, NotJudged, references},
+    judge::{Judge, NotJudged},
     software::{Attach, SoftwareDevice},
 };
 use evidence::{Refused, claims::Claims, envelope::Envelope};
 
-fn honest() -> (SoftwareDevice, Judge) {
-    let mut device = SoftwareDevice::new();
-    device.run("/bin/init", [1; 32]);
-    let judge = Judge::new(device.keys, references("1.0", &[("/bin/init", [1; 32])], &[(0, [0; 32])]));
-    (device, judge)
-}
+use crate::honest;
 
 fn refusal(judge: &Judge, message: &[u8]) -> Refused {
     match judge.appraise(message) {

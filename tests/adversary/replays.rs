@@ -3,15 +3,10 @@
 use appraisal::{Stale, Verdict, freshness::CHALLENGE_LIFETIME};
 use devices::{
     judge::{Judge, NotJudged, references},
-    software::{Attach, SoftwareDevice},
+    software::Attach,
 };
 
-fn honest() -> (SoftwareDevice, Judge) {
-    let mut device = SoftwareDevice::new();
-    device.run("/bin/init", [1; 32]);
-    let judge = Judge::new(device.keys, references("1.0", &[("/bin/init", [1; 32])], &[(0, [0; 32])]));
-    (device, judge)
-}
+use crate::honest;
 
 #[test]
 fn an_older_message_is_a_replay_and_leaves_the_state_untouched() {
