@@ -68,12 +68,6 @@ impl<'a> Envelope<'a> {
         &self.claims
     }
 
-    /// Whether the protected header names `ak` (`kid` is its Name's digest).
-    #[must_use]
-    pub fn names_key(&self, ak: &AkPublic) -> bool {
-        self.sign1.protected == protected_header(ak.name_digest())
-    }
-
     /// Checks everything that needs no state but the registered keys, in this order: identity, envelope signature,
     /// quote (magic, type, signer, commitment to the claims, PCR selection, signature), attachments.
     ///
@@ -109,8 +103,8 @@ impl<'a> Envelope<'a> {
             pcr_digest,
         };
         let attachments = check_attachments(&claims.logs, &sign1.attachments)?;
-        let digest = sha256(&cose::encode(sign1.protected, &[], sign1.payload, sign1.signature));
-        Ok(Authentic { claims, quote: facts, attachments, digest })
+        let bare = cose::encode(sign1.protected, &[], sign1.payload, sign1.signature);
+        Ok(Authentic { claims, quote: facts, attachments, digest: sha256(&bare), bare })
     }
 }
 
@@ -175,6 +169,7 @@ pub struct Authentic {
     quote: QuoteFacts,
     attachments: Vec<Attachment>,
     digest: [u8; 32],
+    bare: Vec<u8>,
 }
 
 impl Authentic {
@@ -224,6 +219,12 @@ impl Authentic {
     #[must_use]
     pub const fn digest(&self) -> &[u8; 32] {
         &self.digest
+    }
+
+    /// The message with an empty unprotected header: what [`Self::digest`] is of, and all that its signatures cover.
+    #[must_use]
+    pub fn bare(&self) -> &[u8] {
+        &self.bare
     }
 }
 

@@ -40,10 +40,11 @@ const TOLERATED: i64 = -70_014;
 const RELEASE: i64 = -70_015;
 
 /// AR4SI trustworthiness tier (draft-ietf-rats-ar4si §2.3), with the number that EAR gives it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[repr(u8)]
 pub enum Tier {
     /// No claim is made.
+    #[default]
     None = 0,
     /// Affirming.
     Affirming = 2,
@@ -400,6 +401,7 @@ impl<'de> Deserialize<'de> for SubmodulesRead {
     }
 }
 
+#[derive(Default)]
 struct SubmoduleRead {
     status: Tier,
     vector: TrustVector,
@@ -429,14 +431,7 @@ impl<'de> Deserialize<'de> for SubmoduleRead {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SubmoduleRead, A::Error> {
-                let mut read = SubmoduleRead {
-                    status: Tier::None,
-                    vector: TrustVector::default(),
-                    policy: String::new(),
-                    causes: Vec::new(),
-                    tolerated: Vec::new(),
-                    release: None,
-                };
+                let mut read = SubmoduleRead::default();
                 while let Some(key) = map.next_key::<i64>()? {
                     match key {
                         EAR_STATUS => read.status = status(map.next_value()?).map_err(A::Error::custom)?,

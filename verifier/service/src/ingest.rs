@@ -18,7 +18,6 @@ use evidence::{
     cbor,
     challenge::{Challenge, Hello, Refusal},
     claims::DeviceId,
-    cose,
     envelope::{DeviceKeys, Envelope},
     pcr::sha256,
     result::{AttestationResult, Claim, ResultCause},
@@ -424,7 +423,8 @@ impl Verifier {
         }
         let verdict = appraisal.state.verdict;
         let expected = state.map(|state| state.last);
-        let accepted = Accepted { device, expected, appraisal, evidence: without_attachments(message), result: signed };
+        let accepted =
+            Accepted { device, expected, appraisal, evidence: fresh.evidence().bare().to_vec(), result: signed };
         Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict })))
     }
 
@@ -528,12 +528,6 @@ fn first_of_each(waiting: Vec<Work>, most: usize) -> (Vec<Work>, Vec<Work>) {
         taken += usize::from(take);
         take
     })
-}
-
-/// The message as proofs and duplicates name it.
-fn without_attachments(message: &[u8]) -> Vec<u8> {
-    let sign1 = cose::Sign1::decode("evidence", message);
-    sign1.map(|sign1| cose::encode(sign1.protected, &[], sign1.payload, sign1.signature)).unwrap_or_default()
 }
 
 fn shortened(detail: &str) -> String {
