@@ -20,6 +20,7 @@ pub mod claims;
 pub mod cose;
 pub mod enrolment;
 pub mod envelope;
+pub mod epoch;
 pub mod error;
 pub mod eventlog;
 pub mod ima;
@@ -30,6 +31,7 @@ pub mod result;
 pub mod runtime_log;
 pub mod topic;
 pub mod tpm;
+pub mod verifier_keys;
 pub mod verifier_message;
 
 pub use error::{Malformed, Refused};

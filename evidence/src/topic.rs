@@ -124,3 +124,50 @@ impl std::fmt::Display for DownTopic {
         }
     }
 }
+
+/// A retained topic on which a verifier tells all devices something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BroadcastTopic {
+    /// `cs/1/epoch/{verifier}`
+    Epoch(Name),
+    /// `cs/1/keys/{verifier}`
+    Keys(Name),
+}
+
+impl BroadcastTopic {
+    /// Reads a topic; `None` for one that is not the protocol's.
+    #[must_use]
+    pub fn parse(topic: &str) -> Option<Self> {
+        let (kind, verifier) = topic.strip_prefix("cs/1/")?.split_once('/')?;
+        match kind {
+            "epoch" => Some(Self::Epoch(Name::new(verifier)?)),
+            "keys" => Some(Self::Keys(Name::new(verifier)?)),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for BroadcastTopic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Epoch(verifier) => write!(f, "cs/1/epoch/{verifier}"),
+            Self::Keys(verifier) => write!(f, "cs/1/keys/{verifier}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broadcast_topic_reads_back_and_nothing_else_is_one() {
+        let name = Name::new("v1").unwrap();
+        for topic in [BroadcastTopic::Epoch(name.clone()), BroadcastTopic::Keys(name)] {
+            assert_eq!(BroadcastTopic::parse(&topic.to_string()), Some(topic));
+        }
+        for other in ["cs/1/epoch", "cs/1/epoch/", "cs/1/epoch/a/b", "cs/1/keys/+", "cs/2/keys/v1", "cs/1/x/v1"] {
+            assert_eq!(BroadcastTopic::parse(other), None, "{other}");
+        }
+    }
+}

@@ -25,6 +25,12 @@ pub enum Purpose {
     Result,
     /// Why evidence was refused.
     Refusal,
+    /// The open epoch, for all devices.
+    Epoch,
+    /// The verifier's present keys; by its root.
+    Keys,
+    /// That an attestation key belongs to endorsement keys.
+    AkCertificate,
 }
 
 impl Purpose {
@@ -33,6 +39,9 @@ impl Purpose {
             Self::Request => b"countersign/1 request",
             Self::Enrolment => b"countersign/1 enrolment",
             Self::Refusal => b"countersign/1 refusal",
+            Self::Epoch => b"countersign/1 epoch",
+            Self::Keys => b"countersign/1 keys",
+            Self::AkCertificate => b"countersign/1 ak-certificate",
             Self::Result => b"",
         }
     }
