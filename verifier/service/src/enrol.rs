@@ -368,7 +368,7 @@ mod tests {
         assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----") && !approved);
         let known = office.verifier.store.registration(device).unwrap().unwrap();
         assert_eq!((known.ak, known.eks.len(), known.ek_class), (ak(1), 2, EkClass::Software));
-        office.verifier.store.approve(device, Some("a/b"), NOW).unwrap();
+        office.verifier.store.approve(device, Some("a/b"), "test", NOW).unwrap();
         // Again, with credentials made before the hour turned: the same registration, a certificate for a new key.
         let again = office.activation(presentation(&ak(1)), NOW / 3600 - 1);
         let outcome = office.send(&again);
@@ -428,7 +428,7 @@ mod tests {
         (alone.certificates, alone.ek_public) = (alone.certificates.split_off(1), alone.ek_public.split_off(1));
         let other = office.activation(alone, NOW / 3600);
         assert_eq!(office.refusal(&other), "identity.key-elsewhere");
-        office.verifier.store.revoke(device, "stolen", NOW).unwrap();
+        office.verifier.store.revoke(device, "stolen", "test", NOW).unwrap();
         assert_eq!(office.refusal(&activation), "identity.revoked");
     }
 

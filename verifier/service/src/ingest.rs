@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     certificates::BrokerCa,
     enrol,
-    http::{CheckRequest, Readiness},
+    http::{Order, Readiness},
     keys::SigningKey,
     limits::{
         CONTINUE_RATE, CUT_FROM, EVIDENCE_RATE, HELLO_RATE, LOG_RATE, MAX_BATCH, MAX_JUDGEMENTS, MAX_RATED_DEVICES,
@@ -131,7 +131,7 @@ pub async fn run(
     verifier: Arc<Verifier>,
     mut inbox: Inbox,
     publisher: Publisher,
-    mut checks: mpsc::Receiver<CheckRequest>,
+    mut orders: mpsc::Receiver<Order>,
 ) {
     loop {
         let answers = tokio::select! {
@@ -144,7 +144,11 @@ pub async fn run(
                 inbox.acknowledge(&batch);
                 answers
             }
-            Some(CheckRequest { device }) = checks.recv() => verifier.request(&device, true).into_iter().collect(),
+            Some(order) = orders.recv() => match order {
+                Order::Check { device } => verifier.request(&device, true).into_iter().collect(),
+                // Nobody answers: the one who asked sees the channel closed.
+                Order::RotateKeys(_) => Vec::new(),
+            },
         };
         for _ in 0..publisher.publish(answers).await {
             verifier.metrics.dropped("answer");

@@ -164,18 +164,19 @@ impl Service {
         let (inbox, receiving) = link.receive(filters(&config));
         let publisher = link.publish();
         let connections = vec![(RECEIVING, receiving), (ANSWERING, publisher.connected())];
-        let (requests, checks) = mpsc::channel(MAX_QUEUED_CHECKS);
+        let (orders, ordered) = mpsc::channel(MAX_QUEUED_CHECKS);
         let app = App {
             store: store.clone(),
             token,
             metrics,
             ready: Arc::clone(&ready),
             references: references.subscribe(),
-            requests,
+            orders,
+            keys: watch::channel(None).1,
             clock: now,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(ingest::run(verifier, inbox, publisher, checks));
+        tasks.spawn(ingest::run(verifier, inbox, publisher, ordered));
         tasks.spawn(async move {
             if let Err(error) = http::serve(listener, app).await {
                 tracing::error!("the HTTP API has ended: {error}");

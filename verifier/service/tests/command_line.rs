@@ -23,7 +23,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use verifier::{
-    http::{App, CheckRequest, Readiness, Token, serve},
+    http::{App, Order, Readiness, Token, serve},
     store::{Accepted, Committed, NewRegistration, Store},
 };
 
@@ -35,7 +35,7 @@ struct Service {
     runtime: Runtime,
     url: String,
     store: Store,
-    requests: mpsc::Receiver<CheckRequest>,
+    requests: mpsc::Receiver<Order>,
 }
 
 fn id(first: u8, last: u8) -> DeviceId {
@@ -105,7 +105,8 @@ impl Service {
             metrics: Arc::default(),
             ready: Arc::new(Readiness::default()),
             references: watch::channel(Arc::new(ReferenceIndex::default())).1,
-            requests: sender,
+            orders: sender,
+            keys: watch::channel(None).1,
             clock: || NOW + 10,
         };
         let runtime = Runtime::new().unwrap();

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    App, CheckRequest,
+    App, Order,
     api::{
         ApproveJson, AskedJson, DeviceJson, DevicesJson, FleetJson, HistoryJson, HistoryRowJson, ReferencesJson,
         RevokeJson, SummaryJson, time,
@@ -32,6 +32,9 @@ use crate::{
     limits::{MAX_CHECK_WAIT, MAX_OPERATOR_TEXT, MAX_PAGE},
     store::{Detail, Filter, Unresolved},
 };
+
+/// Name of the token that `verifier init` makes.
+const INIT: &str = "init";
 
 type Answer<T> = Result<Json<T>, Problem>;
 
@@ -197,11 +200,11 @@ pub(super) async fn approve(
     product.as_deref().map_or(Ok(()), |product| line("product", product))?;
     let device = resolve(&app, id).await?;
     let now = (app.clock)();
-    if !app.store.off_thread(move |store| store.approve(device, product.as_deref(), now)).await? {
+    if !app.store.off_thread(move |store| store.approve(device, product.as_deref(), INIT, now)).await? {
         return Err(unknown(device));
     }
     // The verdict follows with the next evidence: ask for it. Where too many wait, it comes in its own time.
-    let _ = app.requests.try_send(CheckRequest { device });
+    let _ = app.orders.try_send(Order::Check { device });
     Ok(Json(DeviceJson::from(&detail(&app, device).await?)))
 }
 
@@ -214,7 +217,7 @@ pub(super) async fn revoke(
     line("why", &why)?;
     let device = resolve(&app, id).await?;
     let now = (app.clock)();
-    if !app.store.off_thread(move |store| store.revoke(device, &why, now)).await? {
+    if !app.store.off_thread(move |store| store.revoke(device, &why, INIT, now)).await? {
         return Err(unknown(device));
     }
     Ok(Json(DeviceJson::from(&detail(&app, device).await?)))
@@ -241,7 +244,7 @@ pub(super) async fn check(
     // Before asking, or the answer could be missed.
     let changed = app.store.subscribe();
     let before = detail(&app, device).await?;
-    let asked = app.requests.try_send(CheckRequest { device });
+    let asked = app.orders.try_send(Order::Check { device });
     asked.map_err(|_| Problem::new(Kind::Busy, "the device was not asked; try again in a moment"))?;
     if wait == 0 {
         return Ok((StatusCode::ACCEPTED, Json(AskedJson { id: device.to_string(), asked: true })).into_response());

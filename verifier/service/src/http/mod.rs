@@ -22,11 +22,11 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{MethodRouter, get, post},
 };
-use evidence::claims::DeviceId;
+use evidence::{claims::DeviceId, verifier_keys::VerifierKeys, verifier_message::VerifierKeyId};
 use reference_values::ReferenceIndex;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 
 pub use token::{Token, TokenError};
@@ -47,17 +47,35 @@ pub struct App {
     pub ready: Arc<Readiness>,
     /// Reference values in force.
     pub references: watch::Receiver<Arc<ReferenceIndex>>,
-    /// Devices to be asked for evidence now.
-    pub requests: mpsc::Sender<CheckRequest>,
+    /// What operators want done now.
+    pub orders: mpsc::Sender<Order>,
+    /// Keys that this verifier signs with at present, once it has some.
+    pub keys: watch::Receiver<Option<Arc<SignedKeys>>>,
     /// Seconds since 1970.
     pub clock: fn() -> UnixSeconds,
 }
 
-/// An operator wants fresh evidence of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckRequest {
-    /// Which.
-    pub device: DeviceId,
+/// What an operator wants done, beyond what the store does by itself.
+#[derive(Debug)]
+pub enum Order {
+    /// Fresh evidence of a device.
+    Check {
+        /// Which.
+        device: DeviceId,
+    },
+    /// New keys in the place of those in force; the answer is what is in force then, or why nothing has changed.
+    RotateKeys(oneshot::Sender<Result<Arc<SignedKeys>, String>>),
+}
+
+/// A verifier's present keys, and the message in which its root says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedKeys {
+    /// The root that devices pin.
+    pub root: VerifierKeyId,
+    /// The keys.
+    pub keys: VerifierKeys,
+    /// As it is published.
+    pub message: Vec<u8>,
 }
 
 /// What must be up before the service can do its work, and whether it is.

@@ -24,7 +24,7 @@ struct Service {
     runtime: Runtime,
     url: String,
     app: App,
-    requests: Option<mpsc::Receiver<CheckRequest>>,
+    requests: Option<mpsc::Receiver<Order>>,
     _folder: tempfile::TempDir,
 }
 
@@ -40,7 +40,8 @@ impl Service {
             metrics: Arc::default(),
             ready: Arc::new(Readiness::waiting_for(&["broker"])),
             references,
-            requests: sender,
+            orders: sender,
+            keys: watch::channel(None).1,
             clock: || NOW + 10,
         };
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -156,7 +157,7 @@ fn lists_take_every_filter_and_refuse_what_they_do_not_know() {
     }
     commit(&service.app.store, with_files(accepted(1, 1, None), &["sh"]));
     commit(&service.app.store, contraindicated(accepted(2, 1, None)));
-    service.app.store.approve(id(1), Some("acme/a router & more"), NOW).unwrap();
+    service.app.store.approve(id(1), Some("acme/a router & more"), "test", NOW).unwrap();
     let find = |name: &str, value: &str| -> Vec<String> {
         let page: DevicesJson = service.get(&with_query("/v1/devices", &[(name, value.to_owned())]));
         page.devices.into_iter().map(|device| device.id).collect()
@@ -237,7 +238,7 @@ fn an_operator_admits_and_shuts_out() {
         assert_eq!(service.problem(post(action, &body)), Kind::BadRequest, "{action} {body}");
     }
     // Admission asks for evidence, so that the verdict follows.
-    assert_eq!(service.requests.as_mut().unwrap().try_recv(), Ok(CheckRequest { device: id(1) }));
+    assert!(matches!(service.requests.as_mut().unwrap().try_recv(), Ok(Order::Check { device }) if device == id(1)));
 }
 
 #[test]
@@ -257,13 +258,13 @@ fn a_check_waits_for_the_answer_to_its_own_request() {
     let mut requests = service.requests.take().unwrap();
     let store = service.app.store.clone();
     service.runtime.spawn(async move {
-        assert_eq!(requests.recv().await, Some(CheckRequest { device: id(1) }));
+        assert!(matches!(requests.recv().await, Some(Order::Check { device }) if device == id(1)));
         // Under way already when the device was asked; then the answer.
         store.commit_async(vec![accepted(1, 2, Some(1))]).await.unwrap();
         let mut answer = contraindicated(accepted(1, 3, Some(2)));
         answer.appraisal.state.last_check = evidence::claims::Why::Request;
         store.commit_async(vec![answer]).await.unwrap();
-        assert_eq!(requests.recv().await, Some(CheckRequest { device: id(1) }));
+        assert!(matches!(requests.recv().await, Some(Order::Check { device }) if device == id(1)));
     });
     let path = format!("/v1/devices/{}/check", id(1));
     let nothing = serde_json::json!({});

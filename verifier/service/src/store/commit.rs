@@ -119,13 +119,13 @@ fn write_history(c: &Connection, n: i64, old: Option<&DeviceState>, new: &Device
     let expired = old.filter(|old| old.expires <= new.judged);
     if let Some(old) = expired {
         let (verdict, causes) = old.at(old.expires);
-        let row = Entry { at: old.expires, what: What::Expired, verdict, previous: Some(old.verdict), causes: &causes };
+        let row = Entry { at: old.expires, what: What::Expired, verdict, previous: Some(old.verdict), causes: &causes, who: None };
         append(c, n, &row, old.release.as_deref(), None, None)?;
     } else if old.is_some_and(same) {
         return Ok(());
     }
     let previous = old.map(|old| old.at(new.judged).0);
-    let row = Entry { at: new.judged, what: What::Evidence, verdict: new.verdict, previous, causes: &new.causes };
+    let row = Entry { at: new.judged, what: What::Evidence, verdict: new.verdict, previous, causes: &new.causes, who: None };
     append(c, n, &row, new.release.as_deref(), Some(&new.last.evidence), None)?;
     prune(c, n)
 }
@@ -137,6 +137,8 @@ pub(super) struct Entry<'a> {
     pub(super) verdict: Verdict,
     pub(super) previous: Option<Verdict>,
     pub(super) causes: &'a [Cause],
+    /// Operator, where it was one.
+    pub(super) who: Option<&'a str>,
 }
 
 pub(super) fn append(
@@ -150,8 +152,8 @@ pub(super) fn append(
     let mut causes = entry.causes.to_vec();
     shorten(&mut causes);
     c.prepare_cached(
-        "INSERT INTO history (device, at, what, verdict, previous, causes, release, evidence, note) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO history (device, at, what, verdict, previous, causes, release, evidence, note, who) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         n,
@@ -162,7 +164,8 @@ pub(super) fn append(
         encode("causes", &causes)?,
         release,
         evidence.map(|digest| &digest[..]),
-        note
+        note,
+        entry.who
     ])?;
     Ok(())
 }

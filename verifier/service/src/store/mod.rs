@@ -33,7 +33,7 @@ use crate::limits::{MAX_LISTED_CAUSES, MAX_LISTED_DETAIL, MAX_READERS};
 use writer::{Job, Task, Writer};
 
 /// Migrations in order; `PRAGMA user_version` says how many have been run.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// The store. Cheap to clone; the last one to go closes it.
 #[derive(Clone)]

@@ -59,8 +59,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] where it could not be written.
-    pub fn approve(&self, device: DeviceId, product: Option<&str>, now: UnixSeconds) -> Result<bool, StoreError> {
-        let product = product.map(str::to_owned);
+    pub fn approve(&self, device: DeviceId, product: Option<&str>, by: &str, now: UnixSeconds) -> Result<bool, StoreError> {
+        let (product, by) = (product.map(str::to_owned), by.to_owned());
         self.write(1, move |c| {
             let Some(n) = number(c, device)? else { return Ok(false) };
             c.execute(
@@ -69,7 +69,7 @@ impl Store {
             )?;
             c.execute("UPDATE registration SET revoked_why = NULL, revoked_at = NULL WHERE device = ?1", [n])?;
             let note = product.map(|product| format!("product {product}"));
-            note_in_history(c, device, n, What::Approved, note.as_deref(), now)?;
+            note_in_history(c, device, n, What::Approved, note.as_deref(), &by, now)?;
             Ok(true)
         })
     }
@@ -78,8 +78,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] where it could not be written.
-    pub fn revoke(&self, device: DeviceId, why: &str, now: UnixSeconds) -> Result<bool, StoreError> {
-        let why = why.to_owned();
+    pub fn revoke(&self, device: DeviceId, why: &str, by: &str, now: UnixSeconds) -> Result<bool, StoreError> {
+        let (why, by) = (why.to_owned(), by.to_owned());
         self.write(1, move |c| {
             let Some(n) = number(c, device)? else { return Ok(false) };
             c.execute("UPDATE device SET revoked = 1 WHERE n = ?1", [n])?;
@@ -87,13 +87,13 @@ impl Store {
                 "UPDATE registration SET revoked_why = ?2, revoked_at = ?3 WHERE device = ?1",
                 params![n, why, signed(now)],
             )?;
-            note_in_history(c, device, n, What::Revoked, Some(&why), now)?;
+            note_in_history(c, device, n, What::Revoked, Some(&why), &by, now)?;
             Ok(true)
         })
     }
 }
 
-fn number(c: &Connection, device: DeviceId) -> Sql<Option<i64>> {
+pub(super) fn number(c: &Connection, device: DeviceId) -> Sql<Option<i64>> {
     c.prepare_cached("SELECT n FROM device WHERE id = ?1")?.query_row([device.0], |row| row.get(0)).optional()
 }
 
@@ -127,21 +127,22 @@ fn insert(c: &Connection, new: &NewRegistration) -> Sql<()> {
     for ek in &new.eks {
         c.execute("INSERT OR IGNORE INTO ek (digest, device) VALUES (?1, ?2)", params![ek, n])?;
     }
-    let entry = Entry { at: new.now, what: What::Enrolled, verdict: Verdict::Unknown, previous: None, causes: &[] };
+    let entry = Entry { at: new.now, what: What::Enrolled, verdict: Verdict::Unknown, previous: None, causes: &[], who: None };
     append(c, n, &entry, None, None, None)
 }
 
 /// An operator's word in the history, with the verdict as it stands after it.
-fn note_in_history(
+pub(super) fn note_in_history(
     c: &Connection,
     device: DeviceId,
     n: i64,
     what: What,
     note: Option<&str>,
+    by: &str,
     now: UnixSeconds,
 ) -> Sql<()> {
     let Some(summary) = query::summary(c, device, now)? else { return Ok(()) };
-    let entry = Entry { at: now, what, verdict: summary.verdict, previous: None, causes: &summary.causes };
+    let entry = Entry { at: now, what, verdict: summary.verdict, previous: None, causes: &summary.causes, who: Some(by) };
     append(c, n, &entry, summary.release.as_deref(), None, note)
 }
 

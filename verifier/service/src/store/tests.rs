@@ -266,7 +266,7 @@ fn lists_and_history_stay_short_whatever_a_device_reports() {
 fn a_verdict_that_flaps_does_not_fill_the_disk() {
     let (_folder, store) = store();
     store.register(registration(1)).unwrap();
-    store.revoke(id(1), "first", NOW).unwrap();
+    store.revoke(id(1), "first", "test", NOW).unwrap();
     let bound = u64::from(crate::limits::MAX_HISTORY);
     let flap = |clock: u64| {
         let next = accepted(1, clock, clock.checked_sub(1).filter(|before| *before > 0));
@@ -292,17 +292,17 @@ fn expiry_and_revocation_show_at_once() {
     commit(&store, accepted(1, 1, None));
     assert_eq!(at(2), (Verdict::Affirmed, vec![], Some(2)));
     assert_eq!(at(601), (Verdict::Unknown, vec![Code::Overdue], None));
-    assert_eq!(store.revoke(id(1), "stolen", NOW + 2), Ok(true));
+    assert_eq!(store.revoke(id(1), "stolen", "test", NOW + 2), Ok(true));
     assert_eq!(at(2), (Verdict::Contraindicated, vec![Code::IdentityRevoked], Some(97)));
     assert_eq!(at(601).0, Verdict::Contraindicated);
     assert_eq!(store.registration(id(1)).unwrap().unwrap().revoked.as_deref(), Some("stolen"));
-    assert_eq!(store.approve(id(1), Some("acme/router"), NOW + 3), Ok(true));
+    assert_eq!(store.approve(id(1), Some("acme/router"), "test", NOW + 3), Ok(true));
     assert_eq!(at(3), (Verdict::Affirmed, vec![], Some(2)));
-    assert_eq!(store.approve(id(1), None, NOW + 4), Ok(true));
+    assert_eq!(store.approve(id(1), None, "test", NOW + 4), Ok(true));
     let known = store.registration(id(1)).unwrap().unwrap();
     assert_eq!((known.product.as_deref(), known.revoked), (Some("acme/router"), None));
-    assert_eq!(store.revoke(id(2), "?", NOW), Ok(false));
-    assert_eq!(store.approve(id(2), None, NOW), Ok(false));
+    assert_eq!(store.revoke(id(2), "?", "test", NOW), Ok(false));
+    assert_eq!(store.approve(id(2), None, "test", NOW), Ok(false));
     let notes: Vec<_> = store.history(id(1), NOW + 5).unwrap().into_iter().filter_map(|row| row.note).collect();
     assert_eq!(notes, ["stolen", "product acme/router"]);
 }
@@ -318,11 +318,11 @@ fn lists_are_filtered_by_what_holds_now() {
     commit(&store, contraindicated(accepted(2, 100, None)));
     commit(&store, contraindicated(accepted(3, 1, None)));
     commit(&store, accepted(4, 100, None));
-    store.revoke(id(4), "lost", NOW).unwrap();
+    store.revoke(id(4), "lost", "test", NOW).unwrap();
     let mut other = accepted(5, 100, None);
     other.appraisal.state.release = Some("2.0".into());
     commit(&store, other);
-    store.approve(id(5), Some("acme/router"), NOW).unwrap();
+    store.approve(id(5), Some("acme/router"), "test", NOW).unwrap();
     let now = NOW + 650;
     let find = |filter: Filter| -> BTreeSet<DeviceId> {
         let page = store.devices(&filter, now).unwrap();
