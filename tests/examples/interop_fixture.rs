@@ -10,9 +10,11 @@ use evidence::{
     challenge::{Challenge, Hello, Refusal},
     claims::{DeviceId, Nonce, Why},
     enrolment::{Activation, Answer, Credential, Down, Outcome, Presentation, Secret, Up},
+    epoch::{self, Closed, Epoch},
     pcr::sha256,
     result::{Acknowledged, AttestationResult, Claim, ResultCause, Tier, TrustVector},
     tpm::{P256Point, tpm2b},
+    verifier_keys::VerifierKeys,
     verifier_message::{Purpose, VerifierKeyId, seal},
 };
 use ring::{
@@ -47,7 +49,16 @@ fn write_others(dir: &Path, device: DeviceId, nonce: Nonce) -> Result<()> {
     let refused = Outcome::Refused { code: "identity.revoked".into(), why: "stolen".into() };
     let down = |answer| shape(Purpose::Enrolment, &Down { client_nonce: nonce, answer });
     let refusal = Refusal { message: [9; 32], code: "quote.signature".into(), why: "it does not hold".into() };
+    let closed = Closed { number: 1_800_000_000, random: [10; 32] };
+    let open = epoch::nonce(&VerifierKeyId([7; 32]), 1_800_007_200, &[11; 32]);
+    let epoch = Epoch { number: 1_800_007_200, period: 3600, nonce: open, closed: Some(closed) };
+    let point = P256Point { x: [12; 32], y: [13; 32] };
+    let keys =
+        VerifierKeys { sequence: 1_800_000_000, not_after: 1_834_560_000, request: point, result: point, log: point };
     let messages = [
+        ("epoch.first", shape(Purpose::Epoch, &Epoch { closed: None, ..epoch.clone() })),
+        ("epoch.later", shape(Purpose::Epoch, &epoch)),
+        ("keys", shape(Purpose::Keys, &keys)),
         ("hello", cbor::encode(&Hello::new(Why::Startup))),
         ("request", shape(Purpose::Request, &Challenge::new(device, nonce, true))),
         ("refusal", shape(Purpose::Refusal, &refusal)),

@@ -8,12 +8,14 @@ use evidence::{
     cose::{self, Sign1},
     enrolment::{Down, Up},
     envelope::Envelope,
+    epoch::Epoch,
     eventlog::{self, EventLog, PCR_COUNT},
     ima,
     limits::MAX_PROBLEMS,
     pcr::{HashAlgorithm, sha256},
     runtime_log,
     tpm::{self, AkPublic, Attest, Public},
+    verifier_keys::VerifierKeys,
 };
 
 /// A fuzz target by name.
@@ -132,6 +134,8 @@ pub fn cbor(data: &[u8]) {
     one_encoding::<Hello>(data, scanned);
     one_encoding::<Refusal>(data, scanned);
     one_encoding::<Down>(data, scanned);
+    one_encoding::<Epoch>(data, scanned);
+    one_encoding::<VerifierKeys>(data, scanned);
 }
 
 fn one_encoding<T: serde::Serialize + serde::de::DeserializeOwned>(data: &[u8], scanned: bool) {
