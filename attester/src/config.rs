@@ -58,7 +58,7 @@ const KEYS: &[&str] = &[
     "broker",
     "verifier",
 ];
-const BROKER_KEYS: &[&str] = &["address", "ca", "certificate", "key"];
+const BROKER_KEYS: &[&str] = &["address", "enrolment_address", "ca", "certificate", "key"];
 const VERIFIER_KEYS: &[&str] = &["name", "key"];
 
 /// What is wrong with the configuration. Exit code 2.
@@ -146,6 +146,7 @@ struct FileConfig {
 #[serde(deny_unknown_fields)]
 struct FileBroker {
     address: String,
+    enrolment_address: Option<String>,
     ca: PathBuf,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
@@ -192,6 +193,8 @@ pub struct Broker {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// Host and port for a device that has no certificate of its own yet; elsewhere where strangers have a broker apart.
+    pub enrolment: (String, u16),
     /// PEM certificates of the CA that the broker's certificate must come from.
     pub ca: PathBuf,
     /// First credentials, until enrolment hands out the device's own.
@@ -393,28 +396,37 @@ fn auth(typed: Option<Zeroizing<String>>) -> Result<Secret, ConfigError> {
 }
 
 fn broker(typed: FileBroker) -> Result<Broker, ConfigError> {
-    const KEY: &str = "broker.address";
-    let port_of = |port: &str| match port.parse() {
-        Ok(0) | Err(_) => Err(wrong(KEY, format!("`{port}` is not a port"))),
-        Ok(port) => Ok(port),
+    let (host, port) = place_of("broker.address", &typed.address)?;
+    let enrolment = match &typed.enrolment_address {
+        Some(address) => place_of("broker.enrolment_address", address)?,
+        None => (host.clone(), port),
     };
-    let (host, port) = match typed.address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, DEFAULT_PORT),
-        Some((host, rest)) => (host, port_of(rest.trim_start_matches(':'))?),
-        None => match typed.address.split_once(':') {
-            Some((host, port)) => (host, port_of(port)?),
-            None => (typed.address.as_str(), DEFAULT_PORT),
-        },
-    };
-    if host.is_empty() || host.contains(['/', ' ']) {
-        return Err(wrong(KEY, format!("`{}` is not HOST or HOST:PORT", typed.address)));
-    }
     let credentials = match (typed.certificate, typed.key) {
         (Some(certificate), Some(key)) => Some(Credentials { certificate, key }),
         (None, None) => None,
         _ => return Err(wrong("broker", "`certificate` and `key` go together: one of them is missing")),
     };
-    Ok(Broker { host: host.to_owned(), port, ca: typed.ca, credentials })
+    Ok(Broker { host, port, enrolment, ca: typed.ca, credentials })
+}
+
+/// Host and port of what was typed for `key`.
+fn place_of(key: &str, text: &str) -> Result<(String, u16), ConfigError> {
+    let port_of = |port: &str| match port.parse() {
+        Ok(0) | Err(_) => Err(wrong(key, format!("`{port}` is not a port"))),
+        Ok(port) => Ok(port),
+    };
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, DEFAULT_PORT),
+        Some((host, rest)) => (host, port_of(rest.trim_start_matches(':'))?),
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, port_of(port)?),
+            None => (text, DEFAULT_PORT),
+        },
+    };
+    if host.is_empty() || host.contains(['/', ' ']) {
+        return Err(wrong(key, format!("`{text}` is not HOST or HOST:PORT")));
+    }
+    Ok((host.to_owned(), port))
 }
 
 fn verifiers(typed: Vec<FileVerifier>) -> Result<Vec<Verifier>, ConfigError> {
@@ -473,7 +485,7 @@ mod tests {
         let config = load(
             "tcti = 'tabrmd'\nstate_dir = '/s'\nboot_log = '/b'\nima_log = '/i'\nendorsement_auth = 'hex:0aFF'\n\
              ak_counter = 2\nruntime_pcr = 12\nsweep_seconds = 5\nattest_seconds = 6\n\
-             [broker]\naddress = '[::1]:1883'\nca = '/ca'\ncertificate = '/c'\nkey = '/k'\n\
+             [broker]\naddress = '[::1]:1883'\nenrolment_address = 'e'\nca = '/ca'\ncertificate = '/c'\nkey = '/k'\n\
              [[verifier]]\nname = 'v1'\nkey = 'DIR/root.pem'\n",
             &[],
         )
@@ -483,6 +495,7 @@ mod tests {
         assert_eq!((config.ak_counter, config.runtime_pcr.index()), (2, 12));
         let broker = config.broker.unwrap();
         assert_eq!((broker.host.as_str(), broker.port), ("::1", 1883));
+        assert_eq!(broker.enrolment, ("e".to_owned(), DEFAULT_PORT));
         assert_eq!(config.verifiers, [Verifier { name: "v1".to_owned(), key: vec![0x30, 3, 1, 1, 0xFF] }]);
     }
 
@@ -522,7 +535,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.state_dir.to_str(), config.sweep_every.as_secs()), (Some("/env"), 9));
-        assert_eq!(config.broker.map(|broker| (broker.host, broker.port)), Some(("env".to_owned(), 1)));
+        let broker = config.broker.unwrap();
+        assert_eq!((broker.host.as_str(), broker.port), ("env", 1));
+        assert_eq!(broker.enrolment, ("env".to_owned(), 1), "where no other place is named");
     }
 
     #[test]
@@ -533,6 +548,7 @@ mod tests {
             ("endorsement_auth = 'hex:xy'", "endorsement_auth"),
             ("[broker]\naddress = 'h:0'\nca = ''", "broker.address"),
             ("[broker]\naddress = 'mqtts://h'\nca = ''", "broker.address"),
+            ("[broker]\naddress = 'h'\nenrolment_address = 'h:x'\nca = ''", "broker.enrolment_address"),
             ("[broker]\naddress = 'h'\nca = ''\nkey = 'k'", "certificate"),
             ("[[verifier]]\nname = 'a/b'\nkey = 'DIR/root.pem'", "verifier.name"),
             ("[[verifier]]\nname = 'a'\nkey = 'DIR/none.pem'", "verifier.key"),

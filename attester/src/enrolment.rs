@@ -219,10 +219,14 @@ struct Door {
 
 impl Door {
     fn new(broker: &Broker, state: &StateDir, device: DeviceId, own: Option<Vec<u8>>, key: &[u8]) -> Result<Self> {
-        let (client, credentials) = match own {
-            Some(certificate) => (name(&device.to_string())?, credentials(certificate, key)),
-            None => (client(state)?, shared(broker)?),
+        let (client, credentials, (host, port)) = match own {
+            Some(certificate) => {
+                let place = (broker.host.clone(), broker.port);
+                (name(&device.to_string())?, credentials(certificate, key), place)
+            }
+            None => (client(state)?, shared(broker)?, broker.enrolment.clone()),
         };
+        let broker = &Broker { host, port, ..broker.clone() };
         let filters = vec![format!("cs/1/enrol/{client}/down/+")];
         let endpoint = Endpoint::new(broker, client.as_str(), &credentials, filters)?;
         Ok(Self { client, endpoint, device })
