@@ -13,7 +13,7 @@ use crate::{
     cbor,
     claims::DeviceId,
     error::Malformed,
-    limits::{MAX_EK_CERTIFICATE_BYTES, MAX_EK_CERTIFICATES, MAX_TPM2B},
+    limits::{MAX_EK_CERTIFICATE_BYTES, MAX_EK_CERTIFICATES, MAX_TPM2B, MAX_UNCERTIFIED_EKS},
     pcr::{sha256, sha256_of},
     verifier_message::VerifierKeyId,
 };
@@ -29,9 +29,11 @@ pub struct Presentation {
     version: u8,
     /// Drawn anew for each attempt, so that an old answer is no answer.
     pub client_nonce: [u8; 32],
-    /// EK certificates and intermediates, DER.
+    /// EK certificates and intermediates, DER. Empty where the TPM holds none: then the verifier's operator must have
+    /// listed one of the keys.
     pub certificates: Vec<ByteBuf>,
-    /// Public areas of the endorsement keys as the TPM has them (TPMT_PUBLIC), one a leaf certificate, in that order.
+    /// Public areas of the endorsement keys as the TPM has them (TPMT_PUBLIC), one a leaf certificate, in that order;
+    /// without certificates one a kind of key.
     pub ek_public: Vec<ByteBuf>,
     /// Public area of the attestation key (TPMT_PUBLIC).
     pub ak_public: ByteBuf,
@@ -81,10 +83,15 @@ impl Presentation {
         if self.version != VERSION {
             return malformed("version is not 1");
         }
-        if !(1..=MAX_EK_CERTIFICATES).contains(&self.certificates.len())
-            || !(1..=self.certificates.len()).contains(&self.ek_public.len())
-        {
-            return malformed("number of certificates or keys is not 1 to 5");
+        let keys = match self.certificates.len() {
+            0 => MAX_UNCERTIFIED_EKS,
+            certificates => certificates.min(MAX_EK_CERTIFICATES),
+        };
+        if self.certificates.len() > MAX_EK_CERTIFICATES {
+            return malformed("more than 5 certificates");
+        }
+        if !(1..=keys).contains(&self.ek_public.len()) {
+            return malformed("number of keys is not 1 to that of certificates, or to 3 without any");
         }
         if self.certificates.iter().map(|der| der.len()).sum::<usize>() > MAX_EK_CERTIFICATE_BYTES {
             return malformed("certificates are longer than 8 KiB");
@@ -152,11 +159,13 @@ pub struct Secret([u8; 32]);
 
 impl Secret {
     /// For endorsement key number `index` of a transcript, from the verifier's hourly key: nothing is stored per
-    /// attempt, and any process of the verifier can go on.
+    /// attempt, and any process of the verifier can go on. `generation` is the registration's: what was proved before a
+    /// revocation proves nothing after it.
     #[must_use]
-    pub fn derive(hourly: &hmac::Key, transcript: &Transcript, index: u8) -> Self {
+    pub fn derive(hourly: &hmac::Key, transcript: &Transcript, generation: u32, index: u8) -> Self {
         let mut context = hmac::Context::with_key(hourly);
         context.update(&transcript.0);
+        context.update(&generation.to_be_bytes());
         context.update(&[index]);
         let mut secret = [0; 32];
         secret.copy_from_slice(context.sign().as_ref());
@@ -375,5 +384,46 @@ impl<'de> Deserialize<'de> for Down {
             }
         }
         deserializer.deserialize_seq(DownVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presented(certificates: usize, keys: usize) -> Result<Up, Malformed> {
+        let (certificates, keys) = (vec![vec![1; 9]; certificates], vec![vec![2; 9]; keys]);
+        Up::decode(&Up::Present(Presentation::new([7; 32], certificates, keys, vec![3], vec![4])).encode())
+    }
+
+    #[test]
+    fn without_certificates_there_are_as_many_keys_as_templates_at_most() {
+        for (certificates, keys) in [(0, 1), (0, 3), (1, 1), (5, 1), (5, 5)] {
+            assert!(presented(certificates, keys).is_ok(), "{certificates} certificates, {keys} keys");
+        }
+        for (certificates, keys) in [(0, 0), (0, 4), (1, 0), (1, 2), (5, 6), (6, 1)] {
+            assert!(presented(certificates, keys).is_err(), "{certificates} certificates, {keys} keys");
+        }
+    }
+
+    #[test]
+    fn a_key_with_a_certificate_and_the_same_without_have_different_transcripts() {
+        let with = Presentation::new([7; 32], vec![vec![1]], vec![vec![2]], vec![3], vec![4]);
+        let without = Presentation { certificates: Vec::new(), ..with.clone() };
+        let transcript = |p: &Presentation| p.transcript(&VerifierKeyId([1; 32]), &DeviceId([2; 32]));
+        assert_ne!(transcript(&with), transcript(&without));
+    }
+
+    #[test]
+    fn the_secret_hangs_on_transcript_generation_and_key() {
+        let hourly = hmac::Key::new(hmac::HMAC_SHA256, &[1; 32]);
+        let secret = |transcript: u8, generation, index| {
+            *Secret::derive(&hourly, &Transcript([transcript; 32]), generation, index).expose()
+        };
+        let one = secret(1, 1, 0);
+        assert_eq!(one, secret(1, 1, 0));
+        for other in [secret(2, 1, 0), secret(1, 2, 0), secret(1, 1, 1)] {
+            assert_ne!(one, other);
+        }
     }
 }

@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod ak_certificate;
 pub mod cbor;
 pub mod challenge;
 pub mod claims;

@@ -19,6 +19,8 @@ pub const MAX_CBOR_DEPTH: usize = 16;
 pub const MAX_EK_CERTIFICATES: usize = 5;
 /// Bytes of all certificates in one enrolment.
 pub const MAX_EK_CERTIFICATE_BYTES: usize = 8 * 1024;
+/// Endorsement keys in an enrolment without certificates: one a template (ECC P-256, ECC P-384, RSA-2048).
+pub const MAX_UNCERTIFIED_EKS: usize = 3;
 /// Largest TPM2B buffer we accept, bytes: RSA-4096 signatures and nothing larger.
 pub const MAX_TPM2B: usize = 1024;
 /// PCR banks in a TPML_PCR_SELECTION (TPM 2.0 Part 2, HASH_COUNT).

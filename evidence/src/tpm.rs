@@ -309,6 +309,66 @@ impl EkKey {
     }
 }
 
+/// SubjectPublicKeyInfo up to the key itself, and behind it (RFC 5480 §2.1, RFC 8017 A.1): for keys of one size these
+/// bytes never change.
+const SPKI_P256: &[u8] =
+    b"\x30\x59\x30\x13\x06\x07\x2A\x86\x48\xCE\x3D\x02\x01\x06\x08\x2A\x86\x48\xCE\x3D\x03\x01\x07\x03\x42\x00\x04";
+const SPKI_P384: &[u8] =
+    b"\x30\x76\x30\x10\x06\x07\x2A\x86\x48\xCE\x3D\x02\x01\x06\x05\x2B\x81\x04\x00\x22\x03\x62\x00\x04";
+const SPKI_RSA2048: &[u8] =
+    b"\x30\x82\x01\x22\x30\x0D\x06\x09\x2A\x86\x48\x86\xF7\x0D\x01\x01\x01\x05\x00\x03\x82\x01\x0F\x00\x30\x82\x01\x0A\
+    \x02\x82\x01\x01\x00";
+const SPKI_EXPONENT: &[u8] = b"\x02\x03\x01\x00\x01";
+
+impl EkKey {
+    /// The key of a public area (TPMT_PUBLIC or TPM2B_PUBLIC) that equals the TCG default template for it to the last
+    /// bit; `None` for any other.
+    #[must_use]
+    pub fn of_public_area(sent: &[u8]) -> Option<Self> {
+        let area = without_size(sent);
+        let key = match Public::read(area).ok()?.key {
+            PublicKey::Rsa { modulus, .. } => Self::Rsa2048(Box::new(modulus.try_into().ok()?)),
+            PublicKey::Ecc { x, y, .. } => Self::of_point(&[x, y].concat())?,
+        };
+        (key.public_area() == area).then_some(key)
+    }
+
+    /// The key of a SubjectPublicKeyInfo in the DER that certificates have; `None` for other kinds and sizes.
+    #[must_use]
+    pub fn of_spki(der: &[u8]) -> Option<Self> {
+        if let Some(modulus) = der.strip_prefix(SPKI_RSA2048).and_then(|rest| rest.strip_suffix(SPKI_EXPONENT)) {
+            let modulus: &[u8; 256] = modulus.try_into().ok()?;
+            // 2048 bits, and odd.
+            let plausible = modulus.first()? & 0x80 != 0 && modulus.last()? & 1 == 1;
+            return plausible.then(|| Self::Rsa2048(Box::new(*modulus)));
+        }
+        let point = der.strip_prefix(SPKI_P256).or_else(|| der.strip_prefix(SPKI_P384))?;
+        Self::of_point(point).filter(|key| key.spki() == der)
+    }
+
+    /// x ‖ y, told apart by their size.
+    fn of_point(point: &[u8]) -> Option<Self> {
+        let p256 = point.try_into().ok().map(Self::P256);
+        p256.or_else(|| point.try_into().ok().map(Self::P384))
+    }
+
+    /// SubjectPublicKeyInfo, DER, byte for byte as a certificate of this key has it.
+    #[must_use]
+    pub fn spki(&self) -> Vec<u8> {
+        match self {
+            Self::Rsa2048(modulus) => [SPKI_RSA2048, modulus.as_slice(), SPKI_EXPONENT].concat(),
+            Self::P256(point) => [SPKI_P256, point].concat(),
+            Self::P384(point) => [SPKI_P384, point].concat(),
+        }
+    }
+
+    /// SHA-256 of [`Self::spki`]: by which an endorsement key is registered, listed and denied.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        sha256_of(&[&self.spki()])
+    }
+}
+
 /// TPMS_CLOCK_INFO (§10.11.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Counters {
@@ -491,5 +551,46 @@ mod tests {
         let joined = join_ecdsa_signature(&[1], &[2; 32]).unwrap();
         assert_eq!((joined[30], joined[31], joined[32]), (0, 1, 2));
         assert_eq!(join_ecdsa_signature(&[1; 33], &[2; 32]), None);
+    }
+
+    fn vector(name: &str) -> Vec<u8> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/ek");
+        std::fs::read(folder.join(name)).unwrap()
+    }
+
+    #[test]
+    fn a_rebuilt_subject_public_key_info_is_the_certificates_byte_for_byte() {
+        for (public, certificate) in [("ek-ecc384.pub", "ek-ecc384.crt"), ("ek-rsa2048.pub", "ek-rsa2048.crt")] {
+            let key = EkKey::of_public_area(&vector(public)).unwrap();
+            let (spki, certificate) = (key.spki(), vector(certificate));
+            assert!(certificate.windows(spki.len()).any(|window| window == spki), "{public}");
+            assert_eq!(EkKey::of_spki(&spki), Some(key.clone()));
+            for cut in 0..spki.len() {
+                assert_eq!(EkKey::of_spki(&spki[..cut]), None);
+            }
+            assert_eq!(EkKey::of_spki(&[&spki[..], &[0]].concat()), None);
+        }
+        let p256 = EkKey::P256([5; 64]);
+        assert_eq!(EkKey::of_spki(&p256.spki()), Some(p256.clone()));
+        // `openssl pkey -pubin -outform der` of this very key has this prefix and 91 bytes.
+        assert_eq!(p256.spki().len(), 91);
+    }
+
+    #[test]
+    fn a_public_area_off_its_template_by_one_bit_is_no_endorsement_key() {
+        for key in [EkKey::P256([5; 64]), EkKey::P384([6; 96]), EkKey::Rsa2048(Box::new([0x85; 256]))] {
+            let area = key.public_area();
+            let key_bytes = match key {
+                EkKey::P256(_) => 68,
+                EkKey::P384(_) => 100,
+                EkKey::Rsa2048(_) => 258,
+            };
+            assert_eq!(EkKey::of_public_area(&tpm2b(&area)), Some(key.clone()));
+            for bit in 0..(area.len() - key_bytes) * 8 {
+                let mut flipped = area.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(EkKey::of_public_area(&flipped), None, "bit {bit}");
+            }
+        }
     }
 }

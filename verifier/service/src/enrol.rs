@@ -241,7 +241,7 @@ impl Verifier {
 
 fn secrets(hourly: &hmac::Key, presented: &Presented) -> Vec<Secret> {
     // At most five keys pass an enrolment's limits.
-    (0..).zip(&presented.eks).map(|(index, _)| Secret::derive(hourly, &presented.transcript, index)).collect()
+    (0..).zip(&presented.eks).map(|(index, _)| Secret::derive(hourly, &presented.transcript, 1, index)).collect()
 }
 
 fn key_changed() -> Refusal {
