@@ -55,11 +55,12 @@ const KEYS: &[&str] = &[
     "runtime_pcr",
     "sweep_seconds",
     "attest_seconds",
+    "results",
     "broker",
     "verifier",
 ];
 const BROKER_KEYS: &[&str] = &["address", "enrolment_address", "ca", "certificate", "key"];
-const VERIFIER_KEYS: &[&str] = &["name", "key"];
+const VERIFIER_KEYS: &[&str] = &["name", "key", "broker"];
 
 /// What is wrong with the configuration. Exit code 2.
 #[derive(Debug, Error)]
@@ -137,9 +138,17 @@ struct FileConfig {
     runtime_pcr: Option<u8>,
     sweep_seconds: Option<u32>,
     attest_seconds: Option<u32>,
+    results: Option<FileResults>,
     broker: Option<FileBroker>,
     #[serde(default)]
     verifier: Vec<FileVerifier>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileResults {
+    Changed,
+    Always,
 }
 
 #[derive(Debug, Deserialize)]
@@ -157,6 +166,7 @@ struct FileBroker {
 struct FileVerifier {
     name: String,
     key: PathBuf,
+    broker: Option<FileBroker>,
 }
 
 /// What the program needs.
@@ -178,10 +188,12 @@ pub struct Config {
     pub runtime_pcr: RuntimePcr,
     /// Time from one sweep over running processes to the next.
     pub sweep_every: Duration,
-    /// Time from one attestation to the next.
+    /// Time from one attestation to the next, with a verifier that publishes no epochs.
     pub attest_every: Duration,
-    /// Where evidence goes; commands that send none do without.
-    pub broker: Option<Broker>,
+    /// Whether a signed result is asked for in each epoch, rather than where something changed.
+    pub results_always: bool,
+    /// Where evidence goes, `[broker]` first; commands that send none do without.
+    pub brokers: Vec<Broker>,
     /// Whose results are accepted.
     pub verifiers: Vec<Verifier>,
 }
@@ -217,6 +229,8 @@ pub struct Verifier {
     pub name: String,
     /// Its root key, DER SubjectPublicKeyInfo.
     pub key: Vec<u8>,
+    /// Its broker, by index in [`Config::brokers`].
+    pub broker: usize,
 }
 
 impl Config {
@@ -259,6 +273,7 @@ impl Config {
             Some(index) => RuntimePcr::new(index).ok_or_else(|| wrong("runtime_pcr", "must be 12, 13, 14 or 15"))?,
         };
         let path = |typed: Option<PathBuf>, default: &str| typed.unwrap_or_else(|| PathBuf::from(default));
+        let (brokers, verifiers) = network(typed.broker, typed.verifier)?;
         Ok(Self {
             tcti: typed.tcti.unwrap_or_else(|| DEFAULT_TCTI.to_owned()),
             state_dir: path(typed.state_dir, DEFAULT_STATE_DIR),
@@ -269,8 +284,9 @@ impl Config {
             runtime_pcr,
             sweep_every: seconds("sweep_seconds", typed.sweep_seconds, DEFAULT_SWEEP_SECONDS)?,
             attest_every: seconds("attest_seconds", typed.attest_seconds, DEFAULT_ATTEST_SECONDS)?,
-            broker: typed.broker.map(broker).transpose()?,
-            verifiers: verifiers(typed.verifier)?,
+            results_always: typed.results == Some(FileResults::Always),
+            brokers,
+            verifiers,
         })
     }
 }
@@ -310,16 +326,18 @@ fn check_keys(
         if !known.contains(&name) {
             return Err(refuse(name, key.span().start, known));
         }
-        // One level of tables, one of arrays of tables: no deeper recursion, whatever the file says.
-        let inner = if name == "broker" { BROKER_KEYS } else { VERIFIER_KEYS };
+        // A broker's table holds no other, and a verifier's a broker's alone: no deeper recursion, whatever the file says.
+        let inner = match name {
+            "broker" => BROKER_KEYS,
+            "verifier" if known == KEYS => VERIFIER_KEYS,
+            _ => continue,
+        };
         let tables: Vec<&Spanned<DeValue<'_>>> = match value.get_ref() {
             DeValue::Array(array) => array.iter().collect(),
             _ => vec![value],
         };
         for inner_table in tables.into_iter().filter_map(|value| value.get_ref().as_table()) {
-            if known == KEYS {
-                check_keys(inner_table, inner, refuse)?;
-            }
+            check_keys(inner_table, inner, refuse)?;
         }
     }
     Ok(())
@@ -429,27 +447,46 @@ fn place_of(key: &str, text: &str) -> Result<(String, u16), ConfigError> {
     Ok((host.to_owned(), port))
 }
 
-fn verifiers(typed: Vec<FileVerifier>) -> Result<Vec<Verifier>, ConfigError> {
+/// Brokers, each once, and the verifiers that are reached over them.
+fn network(default: Option<FileBroker>, typed: Vec<FileVerifier>) -> Result<(Vec<Broker>, Vec<Verifier>), ConfigError> {
     if typed.len() > MAX_VERIFIERS {
         return Err(wrong("verifier", format!("at most {MAX_VERIFIERS} verifiers fit one evidence message")));
     }
-    let mut all: Vec<Verifier> = Vec::with_capacity(typed.len());
-    for FileVerifier { name, key } in typed {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(legal) {
-            return Err(wrong(
-                "verifier.name",
-                format!("`{name}`: letters, digits, `-`, `_`, `.`, at most {MAX_NAME}"),
-            ));
-        }
-        if all.iter().any(|other| other.name == name) {
+    let needs_default = typed.is_empty() || typed.iter().any(|verifier| verifier.broker.is_none());
+    let mut brokers: Vec<Broker> = default.map(broker).transpose()?.filter(|_| needs_default).into_iter().collect();
+    let has_default = !brokers.is_empty();
+    let mut verifiers: Vec<Verifier> = Vec::with_capacity(typed.len());
+    for FileVerifier { name, key, broker: own } in typed {
+        check_name(&name)?;
+        if verifiers.iter().any(|other| other.name == name) {
             return Err(wrong("verifier.name", format!("`{name}` stands there twice")));
         }
         let unusable = |error| wrong("verifier.key", format!("{}: no PEM public key there: {error}", key.display()));
         let der = SubjectPublicKeyInfoDer::from_pem_file(&key).map_err(unusable)?;
-        all.push(Verifier { name, key: der.to_vec() });
+        let broker = match own {
+            Some(own) => place_among(&mut brokers, broker(own)?),
+            None if has_default => 0,
+            None => return Err(wrong("broker", format!("is missing, and `{name}` has no `[verifier.broker]`"))),
+        };
+        verifiers.push(Verifier { name, key: der.to_vec(), broker });
     }
-    Ok(all)
+    Ok((brokers, verifiers))
+}
+
+/// Index of a broker, which is added unless it is there.
+fn place_among(brokers: &mut Vec<Broker>, broker: Broker) -> usize {
+    brokers.iter().position(|known| *known == broker).unwrap_or_else(|| {
+        brokers.push(broker);
+        brokers.len() - 1
+    })
+}
+
+fn check_name(name: &str) -> Result<(), ConfigError> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(legal) {
+        return Err(wrong("verifier.name", format!("`{name}`: letters, digits, `-`, `_`, `.`, at most {MAX_NAME}")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -477,14 +514,14 @@ mod tests {
         assert_eq!((config.tcti.as_str(), config.runtime_pcr.index()), (DEFAULT_TCTI, 14));
         assert_eq!(config.state_dir, Path::new(DEFAULT_STATE_DIR));
         assert_eq!((config.sweep_every.as_secs(), config.attest_every.as_secs()), (300, 3600));
-        assert!(config.broker.is_none() && config.verifiers.is_empty());
+        assert!(config.brokers.is_empty() && config.verifiers.is_empty() && !config.results_always);
     }
 
     #[test]
     fn every_key_is_read() {
         let config = load(
             "tcti = 'tabrmd'\nstate_dir = '/s'\nboot_log = '/b'\nima_log = '/i'\nendorsement_auth = 'hex:0aFF'\n\
-             ak_counter = 2\nruntime_pcr = 12\nsweep_seconds = 5\nattest_seconds = 6\n\
+             ak_counter = 2\nruntime_pcr = 12\nsweep_seconds = 5\nattest_seconds = 6\nresults = 'always'\n\
              [broker]\naddress = '[::1]:1883'\nenrolment_address = 'e'\nca = '/ca'\ncertificate = '/c'\nkey = '/k'\n\
              [[verifier]]\nname = 'v1'\nkey = 'DIR/root.pem'\n",
             &[],
@@ -493,10 +530,29 @@ mod tests {
         assert_eq!(config.endorsement_auth.expose(), [0x0A, 0xFF]);
         assert!(format!("{config:?}").contains("endorsement_auth: Secret,"), "shown nowhere");
         assert_eq!((config.ak_counter, config.runtime_pcr.index()), (2, 12));
-        let broker = config.broker.unwrap();
+        assert!(config.results_always);
+        let broker = &config.brokers[0];
         assert_eq!((broker.host.as_str(), broker.port), ("::1", 1883));
         assert_eq!(broker.enrolment, ("e".to_owned(), DEFAULT_PORT));
-        assert_eq!(config.verifiers, [Verifier { name: "v1".to_owned(), key: vec![0x30, 3, 1, 1, 0xFF] }]);
+        let key = vec![0x30, 3, 1, 1, 0xFF];
+        assert_eq!(config.verifiers, [Verifier { name: "v1".to_owned(), key, broker: 0 }]);
+    }
+
+    #[test]
+    fn verifiers_with_the_same_broker_share_it() {
+        let own = |name: &str, address: &str| {
+            format!(
+                "[[verifier]]\nname = '{name}'\nkey = 'DIR/root.pem'\n\
+                 [verifier.broker]\naddress = '{address}'\nca = '/ca'\n"
+            )
+        };
+        let default = "[broker]\naddress = 'a'\nca = '/ca'\n[[verifier]]\nname = 'v0'\nkey = 'DIR/root.pem'\n";
+        let text = [default, &own("v1", "b"), &own("v2", "a"), &own("v3", "b")].concat();
+        let config = load(&text, &[]).unwrap();
+        assert_eq!(config.brokers.iter().map(|broker| broker.host.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(config.verifiers.iter().map(|verifier| verifier.broker).collect::<Vec<_>>(), [0, 1, 0, 1]);
+        let config = load(&[own("v1", "b"), own("v2", "c")].concat(), &[]).unwrap();
+        assert_eq!(config.brokers.len(), 2, "nobody needs a broker for all");
     }
 
     #[test]
@@ -508,6 +564,8 @@ mod tests {
         );
         let message = said("[broker]\n  adress = 'a'\n", &[]);
         assert!(message.contains(":2:3: there is no key `adress`; did you mean `address`?"), "{message}");
+        let message = said("[[verifier]]\nname = 'a'\n[verifier.broker]\nadress = 'a'\n", &[]);
+        assert!(message.contains(":4:1:") && message.contains("`address`"), "{message}");
         let message = said("[[verifier]]\nnane = 'a'\n", &[]);
         assert!(message.contains(":2:1:") && message.contains("`name`"), "{message}");
         let message = said("", &[("COUNTERSIGN_ATTESTER__STATEDIR", "/s")]);
@@ -535,7 +593,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.state_dir.to_str(), config.sweep_every.as_secs()), (Some("/env"), 9));
-        let broker = config.broker.unwrap();
+        let broker = &config.brokers[0];
         assert_eq!((broker.host.as_str(), broker.port), ("env", 1));
         assert_eq!(broker.enrolment, ("env".to_owned(), 1), "where no other place is named");
     }
@@ -550,6 +608,8 @@ mod tests {
             ("[broker]\naddress = 'mqtts://h'\nca = ''", "broker.address"),
             ("[broker]\naddress = 'h'\nenrolment_address = 'h:x'\nca = ''", "broker.enrolment_address"),
             ("[broker]\naddress = 'h'\nca = ''\nkey = 'k'", "certificate"),
+            ("results = 'never'", "`changed`"),
+            ("[[verifier]]\nname = 'a'\nkey = 'DIR/root.pem'", "[verifier.broker]"),
             ("[[verifier]]\nname = 'a/b'\nkey = 'DIR/root.pem'", "verifier.name"),
             ("[[verifier]]\nname = 'a'\nkey = 'DIR/none.pem'", "verifier.key"),
         ] {

@@ -14,8 +14,8 @@ use evidence::{
     claims::DeviceId,
     enrolment::{Activation, Answer, Credential, Down, Outcome, Presentation, Secret, Transcript, Up},
     limits::{MAX_EK_CERTIFICATE_BYTES, MAX_EK_CERTIFICATES},
-    topic::{DownTopic, Name, UpTopic},
-    verifier_message::{Purpose, open},
+    topic::{BroadcastTopic, DownTopic, Name, UpTopic},
+    verifier_message::{Purpose, VerifierKeyId},
 };
 use ring::{
     rand::SystemRandom,
@@ -84,16 +84,25 @@ pub(crate) struct NotEnrolled {
     pub(crate) why: String,
 }
 
-/// Enrols with every verifier that has not registered this device, or with all where the certificate for the broker has
-/// to be renewed. `renew`: the broker refuses the present one.
-pub(crate) async fn ensure(config: &Config, state: &StateDir, worker: &Worker, renew: bool) -> Result<Enrolled> {
-    let (broker, pinned) = crate::pinned::network(config)?;
+/// Enrols with every verifier at one broker that has not registered this device, or with all where the certificate for
+/// the broker has to be renewed. `at`: the broker, by index in the configuration; `renew`: it refuses the present one.
+pub(crate) async fn ensure(
+    config: &Config,
+    state: &StateDir,
+    worker: &Worker,
+    at: usize,
+    renew: bool,
+) -> Result<Enrolled> {
+    let mut pinned = Pinned::all(config, state)?;
+    pinned.retain(|verifier| verifier.broker == at);
+    let broker = config.brokers.get(at).context("there is no such broker in the configuration")?;
     let device = worker.call(|attester| attester.device()).await?;
     let key = connection_key(state)?;
-    let record: Record = state.read_json(ENROLMENT)?.unwrap_or_default();
+    let files = Files::of(broker, at);
+    let record: Record = state.read_json(&files.record)?.unwrap_or_default();
     let record = if record.device == device.to_string() { record } else { Record::default() };
     let registered = |verifier: &Pinned| record.verifiers.contains(&HEXLOWER.encode(&verifier.id.0));
-    let own = state.read(CERTIFICATE)?.filter(|_| !record.verifiers.is_empty() && !renew);
+    let own = state.read(&files.certificate)?.filter(|_| !record.verifiers.is_empty() && !renew);
     let standing = own.as_deref().map_or(Standing::None, |pem| Standing::of(pem, &key, now()));
     let usable = standing == Standing::Good || (record.configured_certificate && !renew);
     if usable && pinned.iter().all(registered) {
@@ -105,19 +114,35 @@ pub(crate) async fn ensure(config: &Config, state: &StateDir, worker: &Worker, r
     }
     let door = Door::new(broker, state, device, own.filter(|_| standing != Standing::None), &key)?;
     tracing::info!(%device, client = %door.client, "enrolling");
-    let done = door.enrol_all(&pinned, worker, &key).await?;
+    let done = door.enrol_all(&mut pinned, state, worker, &key).await?;
     let handed_out = done.iter().map(|(_, certificate)| certificate).find(|certificate| !certificate.is_empty());
     let credentials = match handed_out {
         Some(certificate) => {
-            state.write(CERTIFICATE, certificate.as_bytes(), Readers::All)?;
+            state.write(&files.certificate, certificate.as_bytes(), Readers::All)?;
             credentials(certificate.clone().into_bytes(), &key)
         }
         None => shared(broker)?,
     };
-    let verifiers = done.iter().map(|(verifier, _)| HEXLOWER.encode(&verifier.id.0)).collect();
+    let verifiers = done.iter().map(|(verifier, _)| HEXLOWER.encode(&verifier.0)).collect();
     let configured_certificate = handed_out.is_none();
-    state.write_json(ENROLMENT, &Record { device: device.to_string(), verifiers, configured_certificate })?;
+    state.write_json(&files.record, &Record { device: device.to_string(), verifiers, configured_certificate })?;
     Ok(Enrolled { device, credentials, before: false })
+}
+
+/// Where the enrolment at one broker is kept: without more in the name for the first, which most devices have alone.
+struct Files {
+    certificate: String,
+    record: String,
+}
+
+impl Files {
+    fn of(broker: &Broker, at: usize) -> Self {
+        if at == 0 {
+            return Self { certificate: CERTIFICATE.to_owned(), record: ENROLMENT.to_owned() };
+        }
+        let place = format!("{}-{}", broker.host, broker.port);
+        Self { certificate: format!("connection-{place}.pem"), record: format!("enrolment-{place}.json") }
+    }
 }
 
 /// The configured credentials.
@@ -227,33 +252,36 @@ impl Door {
             None => (client(state)?, shared(broker)?, broker.enrolment.clone()),
         };
         let broker = &Broker { host, port, ..broker.clone() };
-        let filters = vec![format!("cs/1/enrol/{client}/down/+")];
+        let filters = vec![format!("cs/1/enrol/{client}/down/+"), "cs/1/keys/+".to_owned()];
         let endpoint = Endpoint::new(broker, client.as_str(), &credentials, filters)?;
         Ok(Self { client, endpoint, device })
     }
 
     /// Enrols with each verifier in turn; returns those that registered the device, with the certificates that they hand
     /// out, PEM or empty. One that cannot be reached does not keep the others waiting; an error is when there is none.
-    async fn enrol_all<'a>(
+    async fn enrol_all(
         &self,
-        pinned: &'a [Pinned],
+        pinned: &mut [Pinned],
+        state: &StateDir,
         worker: &Worker,
         key: &[u8],
-    ) -> Result<Vec<(&'a Pinned, String)>> {
+    ) -> Result<Vec<(VerifierKeyId, String)>> {
         let (events, mut incoming) = mpsc::channel(EVENTS);
         let _link = Link::open::<LinkEvent>(self.endpoint.clone(), events);
         let up = loop {
             match incoming.recv().await.context("the connection ended")? {
                 LinkEvent::Up(up) => break up,
                 LinkEvent::Down(trouble, _) => return Err(trouble.into()),
-                LinkEvent::Message { .. } => {}
+                LinkEvent::Message { topic, payload } => take_keys(pinned, &topic, &payload),
             }
         };
         let mut done = Vec::with_capacity(pinned.len());
         let mut failed = Vec::new();
-        for verifier in pinned {
-            match self.enrol(verifier, &up, &mut incoming, worker, key).await {
-                Ok(certificate) => done.push((verifier, certificate)),
+        for at in 0..pinned.len() {
+            let enrolled = self.enrol(pinned, at, &up, &mut incoming, worker, key).await;
+            pinned[at].keep(state)?;
+            match enrolled {
+                Ok(certificate) => done.push((pinned[at].id, certificate)),
                 Err(error) => failed.push(error),
             }
         }
@@ -269,7 +297,8 @@ impl Door {
 
     async fn enrol(
         &self,
-        verifier: &Pinned,
+        pinned: &mut [Pinned],
+        at: usize,
         up: &LinkUp,
         incoming: &mut mpsc::Receiver<LinkEvent>,
         worker: &Worker,
@@ -278,21 +307,21 @@ impl Door {
         let connection_key = spki_of(key)?;
         let nonce = random()?;
         let presentation = worker.call(move |attester| present(attester, nonce, connection_key)).await?;
-        let transcript = presentation.transcript(&verifier.id, &self.device);
+        let transcript = presentation.transcript(&pinned[at].id, &self.device);
         let topic = UpTopic::Enrol(self.client.clone());
         let say = |message: &Up| up.publish(&topic, message.encode());
         let credentials =
-            match self.answer(verifier, &nonce, incoming, &|| say(&Up::Present(presentation.clone()))).await? {
+            match self.answer(pinned, at, &nonce, incoming, &|| say(&Up::Present(presentation.clone()))).await? {
                 Answer::Credentials(credentials) => credentials,
-                Answer::Outcome(outcome) => return self.end(verifier, outcome, key),
+                Answer::Outcome(outcome) => return self.end(&pinned[at], outcome, key),
             };
         let presented = presentation.clone();
         let prove = move |attester: &mut Attester| activate(attester, presented, credentials, &transcript);
         let activation = Up::Activate(worker.call(prove).await??);
         loop {
             // The broker may deliver the credentials twice.
-            if let Answer::Outcome(outcome) = self.answer(verifier, &nonce, incoming, &|| say(&activation)).await? {
-                return self.end(verifier, outcome, key);
+            if let Answer::Outcome(outcome) = self.answer(pinned, at, &nonce, incoming, &|| say(&activation)).await? {
+                return self.end(&pinned[at], outcome, key);
             }
         }
     }
@@ -300,23 +329,24 @@ impl Door {
     /// Says something, again and again, until this verifier answers.
     async fn answer(
         &self,
-        verifier: &Pinned,
+        pinned: &mut [Pinned],
+        at: usize,
         nonce: &[u8; 32],
         incoming: &mut mpsc::Receiver<LinkEvent>,
         say: &impl Fn(),
     ) -> Result<Answer> {
+        let name = pinned[at].name.clone();
         let persist = async {
             loop {
                 say();
-                if let Ok(answer) = timeout(SAY_AGAIN_AFTER, self.next_answer(verifier, nonce, incoming)).await {
+                if let Ok(answer) = timeout(SAY_AGAIN_AFTER, self.next_answer(pinned, at, nonce, incoming)).await {
                     return answer;
                 }
             }
         };
         timeout(ANSWER_WITHIN, persist).await.unwrap_or_else(|_| {
             bail!(
-                "{} does not answer within {} s: does it run, is it at this broker, is its pinned key the right one?",
-                verifier.name,
+                "{name} does not answer within {} s: does it run, is it at this broker, is its pinned key the right one?",
                 ANSWER_WITHIN.as_secs()
             )
         })
@@ -325,22 +355,24 @@ impl Door {
     /// The next answer of this verifier to this attempt. Anything else on the topic is not for us.
     async fn next_answer(
         &self,
-        verifier: &Pinned,
+        pinned: &mut [Pinned],
+        at: usize,
         nonce: &[u8; 32],
         incoming: &mut mpsc::Receiver<LinkEvent>,
     ) -> Result<Answer> {
-        let expected = DownTopic::Enrol(self.client.clone(), verifier.name.clone());
+        let expected = DownTopic::Enrol(self.client.clone(), pinned[at].name.clone());
         loop {
             match incoming.recv().await.context("the connection ended")? {
                 LinkEvent::Down(trouble, _) => return Err(trouble.into()),
                 LinkEvent::Message { topic, payload } if DownTopic::parse(&topic).as_ref() == Some(&expected) => {
-                    match open::<Down>(Purpose::Enrolment, &verifier.key, &payload) {
+                    match pinned[at].open::<Down>(Purpose::Enrolment, &payload) {
                         Ok(down) if down.client_nonce == *nonce => return Ok(down.answer),
                         Ok(_) => tracing::debug!("an answer to another attempt"),
-                        Err(error) => tracing::warn!("not an answer of {}: {error}", verifier.name),
+                        Err(error) => tracing::warn!("not an answer of {}: {error}", pinned[at].name),
                     }
                 }
-                LinkEvent::Message { .. } | LinkEvent::Up(_) => {}
+                LinkEvent::Message { topic, payload } => take_keys(pinned, &topic, &payload),
+                LinkEvent::Up(_) => {}
             }
         }
     }
@@ -360,6 +392,16 @@ impl Door {
         }
         tracing::info!(verifier = %verifier.name, %device, approved, "enrolled");
         Ok(certificate)
+    }
+}
+
+/// Takes the keys of whichever verifier a message is from: they come once a connection.
+fn take_keys(pinned: &mut [Pinned], topic: &str, message: &[u8]) {
+    let Some(BroadcastTopic::Keys(name)) = BroadcastTopic::parse(topic) else { return };
+    if let Some(verifier) = pinned.iter_mut().find(|verifier| verifier.name == name)
+        && let Err(error) = verifier.take_keys(message)
+    {
+        tracing::warn!("not the keys of {name}: {error}");
     }
 }
 

@@ -8,12 +8,12 @@ use evidence::{
     claims::{DeviceId, Nonce, Why},
     pcr::sha256,
     result::AttestationResult,
-    verifier_message::{NotFromVerifier, Purpose, open},
+    verifier_message::Purpose,
 };
 
 use crate::{
     attest::Made,
-    pinned::Pinned,
+    pinned::{NotTrusted, Pinned},
     positions::{Held, Shown},
     state::jitter,
 };
@@ -76,7 +76,7 @@ pub(crate) struct Accepted {
 pub(crate) enum Ignored {
     /// Not the pinned verifier's.
     #[error(transparent)]
-    NotFromVerifier(#[from] NotFromVerifier),
+    NotTrusted(#[from] NotTrusted),
     /// For another device.
     #[error("it is for another device")]
     OtherDevice,
@@ -180,7 +180,7 @@ impl Exchange {
 
     /// A request came. Make evidence where this returns what for.
     pub(crate) fn challenge(&mut self, message: &[u8], now: Instant) -> Result<Option<Make>, Ignored> {
-        let challenge: Challenge = open(Purpose::Request, &self.verifier.key, message)?;
+        let challenge: Challenge = self.verifier.open(Purpose::Request, message)?;
         if challenge.device() != self.device {
             return Err(Ignored::OtherDevice);
         }
@@ -246,7 +246,7 @@ impl Exchange {
 
     /// A result came.
     pub(crate) fn result(&mut self, message: &[u8], now: Instant) -> Result<Accepted, Ignored> {
-        let result: AttestationResult = open(Purpose::Result, &self.verifier.key, message)?;
+        let result: AttestationResult = self.verifier.open(Purpose::Result, message)?;
         if result.device != self.device {
             return Err(Ignored::OtherDevice);
         }
@@ -290,7 +290,7 @@ impl Exchange {
 
     /// A refusal came.
     pub(crate) fn refusal(&mut self, message: &[u8], now: Instant) -> Result<Refusal, Ignored> {
-        let refusal: Refusal = open(Purpose::Refusal, &self.verifier.key, message)?;
+        let refusal: Refusal = self.verifier.open(Purpose::Refusal, message)?;
         let Step::Sent { evidence, why, .. } = &self.step else { return Err(Ignored::NotOurs) };
         if refusal.message != evidence.message {
             return Err(Ignored::NotOurs);
@@ -314,46 +314,14 @@ impl Exchange {
 
 #[cfg(test)]
 mod tests {
-    use evidence::{
-        result::{Acknowledged, ResultCause, Tier, TrustVector},
-        topic::Name,
-        tpm::P256Point,
-        verifier_message::{VerifierKeyId, seal},
-    };
-    use ring::{
-        rand::SystemRandom,
-        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
-    };
-
     use super::*;
+    use crate::pinned::testing::Verifier;
+    use evidence::result::{Acknowledged, ResultCause, Tier, TrustVector};
 
     const DEVICE: DeviceId = DeviceId([9; 32]);
     const NONCE: Nonce = [1; 32];
 
-    struct Verifier {
-        pair: EcdsaKeyPair,
-        pinned: Pinned,
-    }
-
     impl Verifier {
-        fn new() -> Self {
-            let random = SystemRandom::new();
-            let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-            let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).unwrap();
-            let point = pair.public_key().as_ref();
-            let key = P256Point { x: point[1..33].try_into().unwrap(), y: point[33..].try_into().unwrap() };
-            let pinned = Pinned { name: Name::new("v1").unwrap(), key, id: VerifierKeyId::of(&key) };
-            Self { pair, pinned }
-        }
-
-        fn seal<T: serde::Serialize>(&self, purpose: Purpose, content: &T) -> Vec<u8> {
-            seal(purpose, &self.pinned.id, content, |bytes| {
-                let signature = self.pair.sign(&SystemRandom::new(), bytes).unwrap();
-                Ok::<_, ()>(signature.as_ref().try_into().unwrap())
-            })
-            .unwrap()
-        }
-
         fn challenge(&self, nonce: Nonce, asked: bool) -> Vec<u8> {
             self.seal(Purpose::Request, &Challenge::new(DEVICE, nonce, asked))
         }
@@ -384,7 +352,7 @@ mod tests {
 
     /// A conversation in which evidence has been sent.
     fn sent(verifier: &Verifier, now: Instant) -> Exchange {
-        let mut exchange = Exchange::new(verifier.pinned.clone(), DEVICE, now);
+        let mut exchange = Exchange::new(verifier.pinned("v1"), DEVICE, now);
         assert_eq!(exchange.want(Why::Startup, now), Some(Why::Startup));
         let make = exchange.challenge(&verifier.challenge(NONCE, false), now).unwrap();
         assert_eq!(make, Some(Make { nonce: NONCE, why: Why::Startup }));
@@ -407,9 +375,9 @@ mod tests {
         let (verifier, now) = (Verifier::new(), Instant::now());
         let mut exchange = sent(&verifier, now);
         let forged = Verifier::new().seal(Purpose::Result, &result());
-        assert!(matches!(exchange.result(&forged, now), Err(Ignored::NotFromVerifier(_))));
+        assert!(matches!(exchange.result(&forged, now), Err(Ignored::NotTrusted(_))));
         let wrong_purpose = verifier.seal(Purpose::Refusal, &result());
-        assert!(matches!(exchange.result(&wrong_purpose, now), Err(Ignored::NotFromVerifier(_))));
+        assert!(matches!(exchange.result(&wrong_purpose, now), Err(Ignored::NotTrusted(_))));
         let others = [
             (AttestationResult { device: DeviceId([8; 32]), ..result() }, Ignored::OtherDevice),
             (AttestationResult { nonce: [2; 32], ..result() }, Ignored::NotOurs),
@@ -429,7 +397,7 @@ mod tests {
     #[test]
     fn challenges_nobody_asked_for_are_limited_and_the_latest_is_answered() {
         let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = Exchange::new(verifier.pinned.clone(), DEVICE, now);
+        let mut exchange = Exchange::new(verifier.pinned("v1"), DEVICE, now);
         let asked = |number: u8| verifier.challenge([number; 32], true);
         let first = exchange.challenge(&asked(1), now).unwrap().unwrap();
         assert_eq!(first.why, Why::Request);
@@ -445,7 +413,7 @@ mod tests {
     #[test]
     fn a_challenge_for_another_device_makes_no_evidence() {
         let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = Exchange::new(verifier.pinned.clone(), DEVICE, now);
+        let mut exchange = Exchange::new(verifier.pinned("v1"), DEVICE, now);
         let other = verifier.seal(Purpose::Request, &Challenge::new(DeviceId([8; 32]), NONCE, true));
         assert_eq!(exchange.challenge(&other, now), Err(Ignored::OtherDevice));
         assert!(!exchange.is_busy());

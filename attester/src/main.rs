@@ -259,9 +259,9 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 async fn enrol(config: &Config, json: bool, output: &mut Output) -> Result<()> {
     let state = StateDir::open(&config.state_dir)?;
-    pinned::network(config)?;
+    pinned::check(config)?;
     let worker = Worker::start::<Event>(config, None)?;
-    let enrolled = enrolment::ensure(config, &state, &worker, false).await?;
+    let enrolled = enrolment::ensure(config, &state, &worker, 0, false).await?;
     let device = enrolled.device.to_string();
     if json {
         return output.json(&serde_json::json!({ "device": device, "already_enrolled": enrolled.before }));

@@ -35,16 +35,16 @@ struct Report {
 /// Attests, waits, prints; returns the exit code.
 pub(crate) async fn once(config: &Config, wait: Duration, json: bool, output: &mut Output) -> Result<u8> {
     let state = StateDir::open(&config.state_dir)?;
-    crate::pinned::network(config)?;
+    crate::pinned::check(config)?;
     let _turn = take_turn(&state.path(TURN))?;
     let worker = Worker::start::<Event>(config, None)?;
     let deadline = Instant::now() + wait;
-    let enrolled = ensure(config, &state, &worker, false).await?;
+    let enrolled = ensure(config, &state, &worker, 0, false).await?;
     let (verdicts, problem) = match attest(config, &state, &worker, &enrolled, deadline).await? {
         Attempt::Ended(verdicts, problem) => (verdicts, problem),
         Attempt::NotLetIn(trouble) if enrolled.before => {
             tracing::warn!("{trouble}: enrolling anew");
-            let enrolled = ensure(config, &state, &worker, true).await?;
+            let enrolled = ensure(config, &state, &worker, 0, true).await?;
             match attest(config, &state, &worker, &enrolled, deadline).await? {
                 Attempt::Ended(verdicts, problem) => (verdicts, problem),
                 Attempt::NotLetIn(trouble) => return Err(trouble.into()),

@@ -39,7 +39,7 @@ const BEGUN_ANEW: &str = "ATTESTER_BEGUN_ANEW";
 /// Runs until it is told to end.
 pub(crate) async fn run(config: &Config) -> Result<()> {
     let state = StateDir::open(&config.state_dir)?;
-    crate::pinned::network(config)?;
+    crate::pinned::check(config)?;
     let (events, mut happening) = mpsc::channel(EVENTS);
     stop_on_signals(events.clone())?;
     let start = || Worker::start(config, Some((Periods::of(config), events.clone())));
@@ -109,7 +109,7 @@ async fn serve(
         if renew && renewed.is_none_or(|at| at.elapsed() >= RENEW_EVERY) {
             renewed = Some(Instant::now());
             let refused = !expires_soon(&enrolled.credentials);
-            match ensure(config, state, worker, refused).await {
+            match ensure(config, state, worker, 0, refused).await {
                 Ok(new) => {
                     enrolled = new;
                     match endpoint(config, &enrolled) {
@@ -136,7 +136,7 @@ async fn enrol(
     let mut pause = FIRST_PAUSE;
     loop {
         let attempt = async {
-            let error = match ensure(config, state, worker, false).await {
+            let error = match ensure(config, state, worker, 0, false).await {
                 Ok(enrolled) => return Ok(enrolled),
                 Err(error) if error.is::<Usage>() || error.is::<Ended>() => return Err(Some(error)),
                 Err(error) => error,

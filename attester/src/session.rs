@@ -21,7 +21,7 @@ use crate::{
     enrolment::Enrolled,
     exchange::{Accepted, Exchange, Ignored, Make},
     link::{Endpoint, Link, LinkEvent, Trouble, Up},
-    pinned::{Pinned, network},
+    pinned::Pinned,
     positions::Positions,
     shown,
     state::StateDir,
@@ -115,7 +115,7 @@ impl Session {
         endpoint: Endpoint,
         events: mpsc::Sender<Event>,
     ) -> Result<Self> {
-        let (_, pinned) = network(config)?;
+        let pinned = Pinned::all(config, state)?;
         let link = Link::open(endpoint, events.clone());
         let now = Instant::now();
         let exchange = |verifier: Pinned| Exchange::new(verifier, enrolled.device, now);
@@ -327,7 +327,7 @@ impl Session {
 
 /// Where and as whom an enrolled device connects.
 pub(crate) fn endpoint(config: &Config, enrolled: &Enrolled) -> Result<Endpoint> {
-    let (broker, pinned) = network(config)?;
+    let (broker, pinned) = (&config.brokers[0], crate::pinned::check(config)?);
     let device = enrolled.device.to_string();
     let filters = pinned.iter().map(|verifier| format!("cs/1/{device}/down/{}/+", verifier.name)).collect();
     Endpoint::new(broker, &device, &enrolled.credentials, filters)
