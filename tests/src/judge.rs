@@ -1,7 +1,8 @@
 //! A verifier's judgement without its service: challenge, verify, appraise, remember. For adversaries and benchmarks.
 
 use appraisal::{
-    Appraisal, ChallengeKey, DeviceState, EkClass, Files, Fresh, Input, MeasuredFile, Policy, Stale, Standing,
+    Accepts, Appraisal, ChallengeKey, DeviceState, EkClass, Epochs, Files, Fresh, Input, MeasuredFile, Policy, Stale,
+    Standing,
 };
 use evidence::{
     Malformed, Refused,
@@ -46,6 +47,8 @@ pub struct Judge {
     pub references: ReferenceIndex,
     /// Its policy.
     pub policy: Policy,
+    /// Epochs that it accepts.
+    pub epochs: Epochs,
     /// Its clock.
     pub now: u64,
     drawn: u64,
@@ -59,7 +62,8 @@ impl Judge {
             challenges: ChallengeKey::new(&[42; 32]),
             verifier: VerifierKeyId([1; 32]),
             keys,
-            standing: Standing { ek_class: EkClass::Hardware, product: Some(PRODUCT.into()), revoked: None },
+            standing: Standing { ek_class: EkClass::Hardware, product: Some(PRODUCT.into()), ..Standing::default() },
+            epochs: Epochs::default(),
             state: None,
             files: Vec::new(),
             references,
@@ -71,8 +75,18 @@ impl Judge {
 
     /// A challenge for the device.
     pub fn challenge(&mut self) -> Nonce {
+        self.issue(None)
+    }
+
+    /// A challenge whose answer may show counters that went backward since the last evidence.
+    pub fn challenge_after_last(&mut self) -> Nonce {
+        let last = self.state.as_ref().map(|state| state.last.evidence);
+        self.issue(last.as_ref())
+    }
+
+    fn issue(&mut self, after: Option<&[u8; 32]>) -> Nonce {
         self.drawn += 1;
-        self.challenges.issue(&self.verifier, &self.keys.device, self.drawn.to_be_bytes(), self.now)
+        self.challenges.issue(&self.verifier, &self.keys.device, after, self.drawn.to_be_bytes(), self.now)
     }
 
     /// Bytes to appraisal, without remembering it.
@@ -83,8 +97,15 @@ impl Judge {
         let envelope = Envelope::decode(message).map_err(NotJudged::Malformed)?;
         let authentic = envelope.verify(&self.keys).map_err(NotJudged::Refused)?;
         let last = self.state.as_ref().map(|state| &state.last);
-        let fresh =
-            Fresh::check(authentic, &self.challenges, &self.verifier, last, self.now).map_err(NotJudged::Stale)?;
+        let accepts = Accepts {
+            key: &self.challenges,
+            verifier: &self.verifier,
+            epochs: &self.epochs,
+            last,
+            since: self.state.as_ref().map_or(0, |state| state.since),
+            now: self.now,
+        };
+        let fresh = Fresh::check(authentic, &accepts).map_err(NotJudged::Stale)?;
         let changed = self.state.as_ref().is_some_and(|state| state.asks_for_files(&self.references, &self.standing));
         Ok(appraisal::appraise(Input {
             evidence: &fresh,

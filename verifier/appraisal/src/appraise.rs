@@ -14,7 +14,7 @@ use crate::{
     freshness::{Fresh, Last},
     policy::{Policy, Unlisted},
     runtime::{self, Reach, Replay},
-    state::{BootState, DeviceState, EkClass, Finding, MeasuredFile, Standing},
+    state::{Attested, BootState, DeviceState, EkClass, Finding, MeasuredFile, Standing},
     verdict::Verdict,
 };
 
@@ -59,6 +59,9 @@ pub struct Appraisal {
     pub acknowledged: Acknowledged,
     /// Causes that policy tolerated, with what they were about.
     pub tolerated: Vec<Cause>,
+    /// What was attested without a gap until this message, where it begins anew with it: after a boot, or after the verdict
+    /// had expired.
+    pub closed: Option<Attested>,
 }
 
 /// Judges.
@@ -93,10 +96,21 @@ pub fn appraise(input: Input<'_>) -> Appraisal {
         product: input.standing.product.clone(),
         firmware_version: evidence.quote().firmware_version,
         attester_version: evidence.attester().version.clone(),
+        since: input.state.map_or(0, |state| state.since),
+        not_older_than: input.evidence.not_older_than(),
+        cleared: None,
+        compromised: Vec::new(),
         boot,
     };
     let acknowledged = state.boot.acknowledged();
-    Appraisal { acknowledged, new_boot: same_boot.is_none(), state, new_files, tolerated: causes.tolerated }
+    Appraisal {
+        acknowledged,
+        new_boot: same_boot.is_none(),
+        state,
+        new_files,
+        tolerated: causes.tolerated,
+        closed: None,
+    }
 }
 
 /// What the logs of this message show.

@@ -76,8 +76,24 @@ causes! {
         "Nobody has said which product this device is. Approve it with `verifier approve ID --product P`.";
     IdentityRevoked: "identity.revoked", Contraindicated, InstanceIdentity = 97, Operator,
         "An operator shut this device out. If that is over, approve it again.";
+    IdentityKeyChanged: "identity.key-changed", Contraindicated, InstanceIdentity = 96, Operator,
+        "Somebody proved this device's endorsement key with another attestation key than the registered one: its TPM is used by another system, or its key was made anew. Find out which; then revoke and approve it.";
+    IdentityNoEkCertificate: "identity.no-ek-certificate", Warning, InstanceIdentity = 0, FreshEvidence,
+        "The TPM has no certificate of its maker, so that it is one at all is an operator's word. Use a TPM with a certificate.";
+    IdentityEkRevoked: "identity.ek-revoked", Contraindicated, InstanceIdentity = 96, FreshEvidence,
+        "The TPM's maker has revoked the endorsement key's certificate, or one above it. Ask the maker why; replace the TPM.";
+    IdentityEkDenied: "identity.ek-denied", Contraindicated, InstanceIdentity = 96, FreshEvidence,
+        "A deny list of this verifier names the endorsement key or who certified it. If that is wrong, take it off the list and reload.";
+    IdentityEkUntrusted: "identity.ek-untrusted", Unknown, InstanceIdentity = 0, FreshEvidence,
+        "The endorsement key's certificate leads to no trusted root any more: a root was taken away, or its list cannot be read. Put the root back, or replace the device.";
     HardwareSoftwareTpm: "hardware.software-tpm", Warning, Hardware = 32, FreshEvidence,
         "The TPM is a program: whoever runs it can make it say anything. Use a hardware or firmware TPM.";
+    HardwareFirmwareDenied: "hardware.firmware-denied", Contraindicated, Hardware = 96, FreshEvidence,
+        "A deny list of this verifier names the TPM's firmware version, as its quote states it. Update the TPM's firmware.";
+    TpmCleared: "tpm.cleared", Unknown, InstanceIdentity = 0, Operator,
+        "The TPM's counters began anew: somebody cleared it, which takes presence at the device or its owner's authorisation. What it showed before is no measure for what it shows now. If it was you, approve the device.";
+    TpmClockPace: "tpm.clock-pace", Warning, Hardware = 32, Boot,
+        "The TPM's clock does not advance like time: it is no real TPM, was paused, or its clock was set. Find out which, then reboot.";
     NeverSeen: "never-seen", Unknown, InstanceIdentity = 0, FreshEvidence,
         "The device is enrolled, but has sent no evidence yet. Check that its attester runs and reaches the broker.";
     Overdue: "overdue", Unknown, InstanceIdentity = 0, FreshEvidence,
@@ -92,14 +108,16 @@ causes! {
         "Firmware, boot loader, kernel or command line differ from every signed release. If it was an update, sign its release; else reinstall.";
     BootUnprotected: "boot.unprotected", Warning, Configuration = 36, FreshEvidence,
         "Nothing measured shows that modules are signed, the kernel locked down and kexec off or measured, so boot measurements may be outlived. Enforce these and measure them.";
+    BootUnseen: "boot.unseen", Warning, Configuration = 36, Boot,
+        "The TPM was started more often than evidence came in: something may have run that nobody attested. If the device could not reach the verifier, let the policy allow for it (`unseen_boots`); the next boot that is seen ends this.";
     PolicyClaimMissing: "policy.claim-missing", Warning, Configuration = 0, FreshEvidence,
         "Policy requires a claim that could not be made, for want of evidence or reference values.";
     RuntimeUnknownExecutable: "runtime.unknown-executable", Contraindicated, Executables = 96, Boot,
         "A program ran that no signed release lists. If it belongs there, sign a release with it; else find out how it came, and reboot.";
-    RuntimeFromMemory: "runtime.from-memory", Contraindicated, Executables = 96, Boot,
-        "Code ran from memory that has no file, and no signed release lists it: the mark of an implant. Examine the device, then reboot.";
-    RuntimeTextChanged: "runtime.text-changed", Contraindicated, Executables = 96, Boot,
-        "Program text in memory differs from its file. Examine the device, then reboot.";
+    RuntimeFromMemory: "runtime.from-memory", Contraindicated, Executables = 96, Operator,
+        "Code ran from memory that has no file, and no signed release lists it: the mark of an implant. Examine the device, reboot it, then approve it.";
+    RuntimeTextChanged: "runtime.text-changed", Contraindicated, Executables = 96, Operator,
+        "Program text in memory differs from its file. Examine the device, reboot it, then approve it.";
     RuntimeUnmeasured: "runtime.unmeasured", Warning, Executables = 33, Boot,
         "Something ran that the attester could not measure. See the detail for why, then reboot.";
     RuntimeUnanchored: "runtime.unanchored", Warning, Executables = 0, FreshEvidence,
@@ -110,6 +128,8 @@ causes! {
         "A file was open for writing while it was measured, so its measurement says nothing.";
     ReleaseStale: "release.stale", Warning, Executables = 33, FreshEvidence,
         "The release that the device runs is past its retirement. Update the device.";
+    HistoryCompromised: "history.compromised", Warning, Executables = 33, Operator,
+        "An earlier boot showed a compromise that a reboot alone does not end: the detail says which. Examine the device, reinstall it, then approve it.";
 }
 
 impl Code {

@@ -24,9 +24,9 @@ pub mod verdict;
 
 pub use appraise::{Appraisal, Files, Input, appraise};
 pub use cause::{Cause, Code};
-pub use freshness::{ChallengeKey, Fresh, Stale};
+pub use freshness::{Accepts, Basis, ChallengeKey, Epochs, Fresh, OpenEpoch, Stale};
 pub use policy::Policy;
-pub use state::{DeviceState, EkClass, MeasuredFile, Standing};
+pub use state::{Attested, DeviceState, EkClass, Finding, FirmwareRange, MeasuredFile, Standing};
 pub use verdict::Verdict;
 
 /// Seconds since 1970-01-01T00:00:00Z.

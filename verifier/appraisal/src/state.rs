@@ -1,5 +1,7 @@
 //! What a verifier remembers of a device between two evidence messages, and what it knows of it beside evidence.
 
+use std::sync::Arc;
+
 use evidence::{
     claims::Why,
     pcr::PcrValues,
@@ -21,17 +23,29 @@ use crate::{
 pub const MAX_FINDINGS: usize = 64;
 
 /// What kind of root the device's EK certificate leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EkClass {
     /// A TPM maker's: hardware or firmware.
     Hardware,
     /// A software TPM's.
+    #[default]
     Software,
 }
 
-/// What is known of a device from enrolment and from operators. Never from evidence.
+/// TPM firmware that a deny list names.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirmwareRange {
+    /// Lowest firmwareVersion, as quotes state it.
+    pub first: u64,
+    /// Highest.
+    pub last: u64,
+    /// Why it is denied.
+    pub why: String,
+}
+
+/// What is known of a device from enrolment, from operators and from lists. Never from evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
     /// Class of the EK's root.
     pub ek_class: EkClass,
@@ -39,6 +53,20 @@ pub struct Standing {
     pub product: Option<String>,
     /// Why it is shut out, if it is.
     pub revoked: Option<String>,
+    /// Since when it is shut out; 0 where that is not known.
+    pub revoked_at: UnixSeconds,
+    /// Whether its endorsement key has no certificate, and an operator's word stands in for it.
+    pub no_ek_certificate: bool,
+    /// When somebody proved its endorsement key with another attestation key than the registered one.
+    pub key_changed: Option<UnixSeconds>,
+    /// What checking its endorsement key's certificate again came to, where it is good no more: one of
+    /// [`Code::IdentityEkRevoked`], [`Code::IdentityEkDenied`] and [`Code::IdentityEkUntrusted`].
+    pub endorsement: Option<Finding>,
+    /// Firmware of its TPM's maker that is denied.
+    pub denied_firmware: Arc<[FirmwareRange]>,
+    /// When an operator last approved it; 0 for never. Causes with [`crate::cause::End::Operator`] that were there by
+    /// then are over.
+    pub approved_at: UnixSeconds,
 }
 
 /// A program, library or other file with code that a log reported.
@@ -205,6 +233,31 @@ pub struct DeviceState {
     pub firmware_version: u64,
     /// Version of the attester, by its own word.
     pub attester_version: String,
+    /// Nonces issued before this are not accepted any more ([`crate::Accepts::since`]): the TPM was cleared then.
+    #[serde(default)]
+    pub since: UnixSeconds,
+    /// The last accepted quote is not older than this.
+    #[serde(default)]
+    pub not_older_than: UnixSeconds,
+    /// When it turned out that the TPM was cleared, until an operator approves.
+    #[serde(default)]
+    pub cleared: Option<UnixSeconds>,
+    /// Compromises that earlier boots showed, until an operator approves.
+    #[serde(default)]
+    pub compromised: Vec<Finding>,
+}
+
+/// What is covered by accepted quotes without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attested {
+    /// When the first of the quotes was received.
+    pub from: UnixSeconds,
+    /// The last of the quotes is not older than this.
+    pub until: UnixSeconds,
+    /// resetCount of the boot.
+    pub reset: u32,
+    /// restartCount of the boot.
+    pub restart: u32,
 }
 
 impl DeviceState {

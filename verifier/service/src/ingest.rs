@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use appraisal::{Appraisal, ChallengeKey, Code, Files, Fresh, Input, Stale, Standing, UnixSeconds, Verdict, appraise};
+use appraisal::{
+    Accepts, Appraisal, ChallengeKey, Code, Epochs, Files, Fresh, Input, Stale, Standing, UnixSeconds, Verdict,
+    appraise,
+};
 use evidence::{
     cbor,
     challenge::{Challenge, Hello, Refusal},
@@ -127,12 +130,7 @@ struct Work {
 }
 
 /// Takes messages and operators' questions until the task is dropped; what is not acknowledged then, the broker keeps.
-pub async fn run(
-    verifier: Arc<Verifier>,
-    mut inbox: Inbox,
-    publisher: Publisher,
-    mut orders: mpsc::Receiver<Order>,
-) {
+pub async fn run(verifier: Arc<Verifier>, mut inbox: Inbox, publisher: Publisher, mut orders: mpsc::Receiver<Order>) {
     loop {
         let answers = tokio::select! {
             batch = inbox.receive(MAX_BATCH) => {
@@ -345,7 +343,7 @@ impl Verifier {
     pub fn request(&self, device: &DeviceId, asked: bool) -> Option<Outgoing> {
         let mut random = [0; 8];
         SystemRandom::new().fill(&mut random).ok()?;
-        let nonce = self.challenges.issue(self.key.id(), device, random, (self.clock)());
+        let nonce = self.challenges.issue(self.key.id(), device, None, random, (self.clock)());
         self.to_device(device, DownKind::Request, Purpose::Request, &Challenge::new(*device, nonce, asked))
     }
 
@@ -375,7 +373,15 @@ impl Verifier {
         };
         let state = self.store.state(*device)?;
         let last = state.as_ref().map(|state| &state.last);
-        match Fresh::check(authentic, &self.challenges, self.key.id(), last, (self.clock)()) {
+        let accepts = Accepts {
+            key: &self.challenges,
+            verifier: self.key.id(),
+            epochs: &Epochs::default(),
+            last,
+            since: state.as_ref().map_or(0, |state| state.since),
+            now: (self.clock)(),
+        };
+        match Fresh::check(authentic, &accepts) {
             Ok(fresh) => self.appraise(&registration, state.as_ref(), &fresh, message),
             Err(Stale::Duplicate) => {
                 self.metrics.refused(Stale::Duplicate.code());
@@ -403,6 +409,7 @@ impl Verifier {
             ek_class: registration.ek_class,
             product: registration.product.clone(),
             revoked: registration.revoked.clone(),
+            ..Standing::default()
         };
         let asks_for_files = state.is_some_and(|state| state.asks_for_files(&rules.references, &standing));
         let held = if asks_for_files { Some(self.store.files(device)?) } else { None };
