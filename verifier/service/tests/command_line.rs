@@ -80,6 +80,10 @@ fn evidence(device: DeviceId, clock: u64, after: Option<u64>, verdict: Verdict) 
         product: None,
         firmware_version: 7,
         attester_version: "0.1.0".into(),
+        since: 0,
+        not_older_than: NOW,
+        cleared: None,
+        compromised: Vec::new(),
     };
     let file = MeasuredFile { digest: DIGEST, path: "/tmp/x".into(), kind: "executable".into() };
     let appraisal = Appraisal {
@@ -88,6 +92,7 @@ fn evidence(device: DeviceId, clock: u64, after: Option<u64>, verdict: Verdict) 
         new_boot: true,
         acknowledged: Acknowledged::default(),
         tolerated: vec![],
+        closed: None,
     };
     Accepted { device, expected: after.map(last), appraisal, evidence: vec![1], result: vec![2] }
 }

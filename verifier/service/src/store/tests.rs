@@ -77,6 +77,10 @@ pub(crate) fn accepted(number: u64, clock: u64, after: Option<u64>) -> Accepted 
         product: None,
         firmware_version: 7,
         attester_version: "0.1.0".into(),
+        since: 0,
+        not_older_than: NOW,
+        cleared: None,
+        compromised: Vec::new(),
     };
     let appraisal = Appraisal {
         state,
@@ -84,6 +88,7 @@ pub(crate) fn accepted(number: u64, clock: u64, after: Option<u64>) -> Accepted 
         new_boot: after.is_none(),
         acknowledged: Acknowledged::default(),
         tolerated: Vec::new(),
+        closed: None,
     };
     Accepted { device: id(number), expected: after.map(last), appraisal, evidence: vec![1], result: vec![2, 3] }
 }
