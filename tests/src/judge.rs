@@ -49,6 +49,8 @@ pub struct Judge {
     pub policy: Policy,
     /// Epochs that it accepts.
     pub epochs: Epochs,
+    /// Nonces from before this are void, whatever the state says.
+    pub since: u64,
     /// Its clock.
     pub now: u64,
     drawn: u64,
@@ -64,6 +66,7 @@ impl Judge {
             keys,
             standing: Standing { ek_class: EkClass::Hardware, product: Some(PRODUCT.into()), ..Standing::default() },
             epochs: Epochs::default(),
+            since: 0,
             state: None,
             files: Vec::new(),
             references,
@@ -102,7 +105,7 @@ impl Judge {
             verifier: &self.verifier,
             epochs: &self.epochs,
             last,
-            since: self.state.as_ref().map_or(0, |state| state.since),
+            since: self.state.as_ref().map_or(0, |state| state.since).max(self.since),
             now: self.now,
         };
         let fresh = Fresh::check(authentic, &accepts).map_err(NotJudged::Stale)?;
