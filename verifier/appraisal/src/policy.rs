@@ -12,6 +12,8 @@ pub struct Policy {
     pub id: String,
     /// How long a verdict holds after the challenge was issued, seconds.
     pub validity: u64,
+    /// How often a device is asked for evidence unannounced, per day on average.
+    pub unannounced_per_day: u32,
     /// What an executable that no release lists leads to.
     pub unlisted: Unlisted,
     /// PCR that attesters extend with their runtime log, 12 to 15.
@@ -69,6 +71,7 @@ const DEFAULT_REQUIRE: [Claim; 3] = [Claim::InstanceIdentity, Claim::Executables
 struct Written {
     id: String,
     validity_seconds: u64,
+    unannounced_per_day: u32,
     unlisted: Unlisted,
     runtime_pcr: u8,
     require: Vec<String>,
@@ -87,7 +90,8 @@ impl Default for Written {
     fn default() -> Self {
         Self {
             id: "default".into(),
-            validity_seconds: 2 * 3600,
+            validity_seconds: 3 * 3600,
+            unannounced_per_day: 1,
             unlisted: Unlisted::Contraindicated,
             runtime_pcr: 14,
             require: DEFAULT_REQUIRE.map(|claim| claim.name().to_owned()).to_vec(),
@@ -99,6 +103,8 @@ impl Default for Written {
 impl Policy {
     /// Longest validity of a verdict, seconds: 31 days.
     pub const MAX_VALIDITY: u64 = 31 * 24 * 3600;
+    /// Most unannounced requests to a device per day: one in five minutes.
+    pub const MAX_UNANNOUNCED: u32 = 288;
 
     /// Reads a policy.
     ///
@@ -108,6 +114,9 @@ impl Policy {
         let written: Written = toml::from_str(text).map_err(|error| PolicyError::Toml(error.to_string()))?;
         if !(1..=Self::MAX_VALIDITY).contains(&written.validity_seconds) {
             return Err(PolicyError::Range("validity_seconds", 1, Self::MAX_VALIDITY));
+        }
+        if written.unannounced_per_day > Self::MAX_UNANNOUNCED {
+            return Err(PolicyError::Range("unannounced_per_day", 0, Self::MAX_UNANNOUNCED.into()));
         }
         if !(12..=15).contains(&written.runtime_pcr) {
             return Err(PolicyError::Range("runtime_pcr", 12, 15));
@@ -124,10 +133,11 @@ impl Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        let Written { id, validity_seconds, unlisted, runtime_pcr, .. } = Written::default();
+        let Written { id, validity_seconds, unannounced_per_day, unlisted, runtime_pcr, .. } = Written::default();
         Self {
             id,
             validity: validity_seconds,
+            unannounced_per_day,
             unlisted,
             runtime_pcr,
             require: DEFAULT_REQUIRE.to_vec(),
@@ -138,10 +148,11 @@ impl Default for Policy {
 
 impl Written {
     fn into_policy(self) -> Result<Policy, PolicyError> {
-        let Self { id, validity_seconds, unlisted, runtime_pcr, require, tolerate } = self;
+        let Self { id, validity_seconds, unannounced_per_day, unlisted, runtime_pcr, require, tolerate } = self;
         let require = require.into_iter().map(claim).collect::<Result<_, _>>()?;
         let tolerated = tolerate.into_iter().map(tolerance).collect::<Result<_, _>>()?;
-        Ok(Policy { id, validity: validity_seconds, unlisted, runtime_pcr, require, tolerated })
+        let validity = validity_seconds;
+        Ok(Policy { id, validity, unannounced_per_day, unlisted, runtime_pcr, require, tolerated })
     }
 }
 
@@ -191,6 +202,7 @@ mod tests {
             "tolerat = []",
             "require = [\"identity\"]",
             "validity_seconds = 0",
+            "unannounced_per_day = 289",
             "[[tolerate]]\ncause = \"x.y\"\nwhy = \"\"\nuntil = 2027-01-01",
             "[[tolerate]]\ncause = \"overdue\"\nwhy = \"\"\nuntil = 07:32:00",
         ] {
