@@ -71,8 +71,9 @@ impl ClientError {
     /// Whether the call or the configuration was wrong, rather than anything that happened.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        use Kind::{AmbiguousId, BadRequest, NotAnId, UnknownDevice};
-        let usage = [BadRequest, NotAnId, UnknownDevice, AmbiguousId];
+        use Kind::{AmbiguousId, BadRequest, NameTaken, NotAnId, Revoked, TooMany, UnknownDevice, UnknownToken};
+        let usage =
+            [BadRequest, NotAnId, UnknownDevice, AmbiguousId, Revoked, TooMany, NameTaken, UnknownToken];
         matches!(self, Self::Config(_) | Self::Url(_)) || self.kind().is_some_and(|kind| usage.contains(&kind))
     }
 }

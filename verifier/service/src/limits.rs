@@ -37,6 +37,16 @@ pub const MAX_HTTP_CONNECTIONS: usize = 256;
 pub const MAX_CHECK_WAIT: u64 = 300;
 /// HTTP connection on which nothing moves, seconds: longer than the longest wait.
 pub const HTTP_IDLE: u64 = MAX_CHECK_WAIT + 30;
+/// Labels of a device: a name, a place, an owner, a group; more belongs into an inventory.
+pub const MAX_LABELS: usize = 16;
+/// Characters of a label's key.
+pub const MAX_LABEL_KEY: usize = 32;
+/// Characters of a label's value.
+pub const MAX_LABEL_VALUE: usize = 128;
+/// Characters of a token's name, which stands in every line that its holder leaves.
+pub const MAX_TOKEN_NAME: usize = 32;
+/// Tokens of operators: all are compared with each request's.
+pub const MAX_TOKENS: usize = 256;
 /// Text that an operator may write: why, product.
 pub const MAX_OPERATOR_TEXT: usize = 512;
 /// Answer that the command line accepts from the service.
@@ -49,6 +59,10 @@ pub const MAX_UNACKNOWLEDGED: usize = 2 * MAX_BATCH;
 pub const MAX_QUEUED_ANSWERS: usize = 2 * MAX_BATCH;
 /// A policy, or a file that says who may sign, bytes: hand-written.
 pub const MAX_POLICY_FILE: u64 = 1024 * 1024;
+/// The deny list, bytes: a hundred thousand endorsement keys.
+pub const MAX_DENY_FILE: u64 = 16 * 1024 * 1024;
+/// Registrations that are held against changed lists in one go: some hundred milliseconds' work.
+pub const MAX_RECHECKED: usize = 256;
 /// A signed release, bytes: half a million files at a digest and a path each.
 pub const MAX_RELEASE_FILE: u64 = 64 * 1024 * 1024;
 
@@ -83,3 +97,21 @@ pub const MAX_QUEUED_CHECKS: usize = 256;
 /// A message shorter than this was not cut for want of room, bytes: a device that has more fills its message up to an
 /// entry, and an entry takes 5 KiB at most.
 pub const CUT_FROM: usize = 16 * 1024;
+
+/// How far clocks of one verifier's processes may be apart, seconds.
+pub const CLOCK_TOLERANCE: u64 = 5;
+/// A leap of the clock that is not believed at once, seconds: more than a time server corrects by slewing.
+pub const CLOCK_LEAP: u64 = 60;
+/// How long a clock must run on after such a leap before it is believed, seconds.
+pub const CLOCK_SETTLES: u64 = 60;
+/// How long a set of this verifier's keys holds, seconds: 400 days.
+pub const KEYS_LIFETIME: u64 = 400 * 24 * 3600;
+/// Keys are renewed when less than this is left, seconds: a quarter.
+pub const KEYS_RENEWAL: u64 = KEYS_LIFETIME / 4;
+/// How often keys and epochs are looked up in the store where nothing else calls for it, seconds.
+pub const LOOK_AGAIN: u64 = 30;
+/// Looks into the store for an epoch that only another process knows yet.
+pub const EPOCH_LOOKUP_RATE: Rate = Rate { burst: 2, every: Duration::from_secs(5) };
+/// Requests after evidence that is older than what is known of a device: one shows whether its TPM was cleared; a copier
+/// of old messages must not make a device quote for ever.
+pub const REPLAY_REQUEST_RATE: Rate = Rate { burst: 1, every: Duration::from_secs(60) };

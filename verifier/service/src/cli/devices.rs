@@ -1,19 +1,18 @@
 //! Commands that ask the running service: `devices`, `device`, `history`, `approve`, `revoke`, `check`.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use appraisal::{Code, Verdict};
 use clap::Args;
-use serde::de::DeserializeOwned;
 
 use super::{
-    FAILED, USAGE,
+    service::{Failure, Service, Which, finish},
     show::{self, Row, cell, printable, table},
 };
 use crate::{
-    client::{Client, ClientError, with_query},
+    client::with_query,
     http::{
-        api::{ApproveJson, CauseJson, DeviceJson, DevicesJson, HistoryJson, RevokeJson, SummaryJson},
+        api::{ApproveJson, CauseJson, DeviceJson, DevicesJson, HistoryJson, OperatorLogJson, RevokeJson, SummaryJson},
         problem::Kind,
     },
     limits::MAX_CHECK_WAIT,
@@ -21,27 +20,6 @@ use crate::{
 
 /// Files shown of one device, where the rest is one option away.
 const FILES_SHOWN: usize = 20;
-
-/// Which service, and how its answer is shown.
-#[derive(Debug, Args)]
-struct Service {
-    /// Configuration, for the service's address and token [default: /etc/countersign/verifier.toml]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The service's address, such as http://127.0.0.1:8443
-    #[arg(long)]
-    url: Option<String>,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// A device.
-#[derive(Debug, Args)]
-struct Which {
-    /// Its id, or the first 8 or more of its digits
-    id: String,
-}
 
 /// Lists devices
 #[derive(Debug, Args)]
@@ -66,6 +44,9 @@ pub(super) struct DevicesArgs {
     /// On this release
     #[arg(long)]
     release: Option<String>,
+    /// With this label
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Option<String>,
     /// At most so many, 1 to 1000
     #[arg(long)]
     limit: Option<usize>,
@@ -83,13 +64,13 @@ pub(super) struct DeviceArgs {
     which: Which,
 }
 
-/// Shows how a device's verdict changed, oldest first
+/// Shows how a device's verdict changed, oldest first; without a device, what operators did that is about none
 #[derive(Debug, Args)]
 pub(super) struct HistoryArgs {
     #[command(flatten)]
     service: Service,
-    #[command(flatten)]
-    which: Which,
+    /// Its id, or the first 8 or more of its digits
+    id: Option<String>,
 }
 
 /// Admits a device and says which product it is; ends a revocation
@@ -128,56 +109,6 @@ pub(super) struct CheckArgs {
     wait: u64,
 }
 
-/// Why a command failed, and its exit code.
-struct Failure(String, u8);
-
-impl From<ClientError> for Failure {
-    fn from(error: ClientError) -> Self {
-        Self(error.to_string(), if error.is_usage() { USAGE } else { FAILED })
-    }
-}
-
-type Outcome = Result<u8, Failure>;
-
-fn finish(outcome: Outcome) -> ExitCode {
-    match outcome {
-        Ok(code) => ExitCode::from(code),
-        Err(Failure(why, code)) => {
-            eprintln!("error: {}", printable(&why));
-            ExitCode::from(code)
-        }
-    }
-}
-
-impl Service {
-    fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::find(self.url.as_deref(), self.config.as_deref(), std::env::vars_os())?)
-    }
-
-    /// Shows an answer: JSON as it is, or `text` made of it.
-    fn show<T: DeserializeOwned>(&self, answer: &[u8], text: impl FnOnce(&T) -> String) -> Result<T, Failure> {
-        let read = serde_json::from_slice(answer);
-        let read: T = read.map_err(|error| {
-            Failure(format!("the service's answer is not understood: {error}; is it another version?"), FAILED)
-        })?;
-        let shown = if self.json { String::from_utf8_lossy(answer).trim_end().to_owned() + "\n" } else { text(&read) };
-        show::print(&shown).map_err(|error| Failure(format!("cannot write to stdout: {error}"), FAILED))?;
-        Ok(read)
-    }
-}
-
-impl Which {
-    /// Path of the device; what is no id never reaches the service.
-    fn path(&self, rest: &str) -> Result<String, Failure> {
-        let digits = self.id.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-        if !(8..=64).contains(&self.id.len()) || !digits {
-            let why = "is not a device id: give 64 lower-case hex digits, or the first 8 or more of them";
-            return Err(Failure(format!("`{}` {why}", self.id), USAGE));
-        }
-        Ok(format!("/v1/devices/{}{rest}", self.id))
-    }
-}
-
 pub(super) fn devices(args: &DevicesArgs) -> ExitCode {
     finish((|| {
         let mut query = Vec::new();
@@ -188,6 +119,7 @@ pub(super) fn devices(args: &DevicesArgs) -> ExitCode {
             ("cause", args.cause.clone()),
             ("product", args.product.clone()),
             ("release", args.release.clone()),
+            ("label", args.label.clone()),
             ("limit", args.limit.map(|limit| limit.to_string())),
             ("after", args.after.clone()),
         ] {
@@ -212,8 +144,15 @@ pub(super) fn device(args: &DeviceArgs) -> ExitCode {
 
 pub(super) fn history(args: &HistoryArgs) -> ExitCode {
     finish((|| {
-        let answer = args.service.client()?.get(&args.which.path("/history")?)?;
-        args.service.show(&answer, history_text)?;
+        match &args.id {
+            Some(id) => {
+                let path = Which { id: id.clone() }.path("/history")?;
+                args.service.show(&args.service.client()?.get(&path)?, history_text)?;
+            }
+            None => {
+                args.service.show(&args.service.client()?.get("/v1/operator-log")?, operator_log_text)?;
+            }
+        }
         Ok(0)
     })())
 }
@@ -297,6 +236,9 @@ fn device_text(device: &DeviceJson) -> String {
         vec![cell("tpm"), cell(tpm)],
         vec![cell("enrolled"), cell(&identity.first_seen)],
     ];
+    if !summary.labels.is_empty() {
+        facts.push(vec![cell("labels"), cell(labels_text(&summary.labels))]);
+    }
     facts.extend(identity.revoked.iter().map(|why| vec![cell("revoked"), cell(why)]));
     facts.extend(
         device.claims.iter().map(|(name, claim)| {
@@ -314,6 +256,10 @@ fn device_text(device: &DeviceJson) -> String {
         }
     }
     text
+}
+
+pub(super) fn labels_text(labels: &std::collections::BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 fn causes_text(causes: &[CauseJson]) -> String {
@@ -340,6 +286,7 @@ fn history_text(history: &HistoryJson) -> String {
     let row = |row: &crate::http::api::HistoryRowJson| -> Row {
         let causes = row.causes.iter().map(|cause| cause.code.as_str()).collect::<Vec<_>>().join(" ");
         let note = row.note.clone().unwrap_or(causes);
+        let who = row.who.as_deref().map_or_else(String::new, |who| format!(" (by {who})"));
         let previous = row.previous.map_or_else(|| cell("-"), show::verdict);
         vec![
             cell(&row.at),
@@ -347,8 +294,15 @@ fn history_text(history: &HistoryJson) -> String {
             previous,
             show::verdict(row.verdict),
             cell(or_dash(row.release.as_deref())),
-            cell(if note.is_empty() { "-".to_owned() } else { note }),
+            cell(if note.is_empty() { "-".to_owned() } else { note } + &who),
         ]
     };
     table(&["AT", "WHAT", "BEFORE", "VERDICT", "RELEASE", "WHY"], history.history.iter().map(row).collect())
+}
+
+fn operator_log_text(log: &OperatorLogJson) -> String {
+    let row = |action: &crate::http::api::OperatorActionJson| {
+        vec![cell(&action.at), cell(&action.who), cell(&action.what), cell(&action.about)]
+    };
+    table(&["AT", "WHO", "WHAT", "ABOUT"], log.log.iter().map(row).collect())
 }

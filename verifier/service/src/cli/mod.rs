@@ -3,9 +3,14 @@
 mod devices;
 pub mod init;
 mod inspect;
+mod keys;
+mod operate;
 pub mod roots;
 pub mod serve;
+mod service;
 mod show;
+mod store;
+mod token;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -50,6 +55,11 @@ enum Command {
     Approve(devices::ApproveArgs),
     Revoke(devices::RevokeArgs),
     Check(devices::CheckArgs),
+    Label(operate::LabelArgs),
+    Forget(operate::ForgetArgs),
+    Token(token::TokenArgs),
+    Keys(keys::KeysArgs),
+    Store(store::StoreArgs),
     Inspect(inspect::InspectArgs),
     Roots(roots::RootsArgs),
     /// Prints completions for a shell
@@ -73,6 +83,11 @@ pub fn run() -> ExitCode {
         Command::Approve(args) => devices::approve(&args),
         Command::Revoke(args) => devices::revoke(&args),
         Command::Check(args) => devices::check(&args),
+        Command::Label(args) => operate::label(&args),
+        Command::Forget(args) => operate::forget(&args),
+        Command::Token(args) => token::run(&args),
+        Command::Keys(args) => keys::run(&args),
+        Command::Store(args) => store::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Roots(args) => roots::run(&args),
         Command::Completions { shell } => {

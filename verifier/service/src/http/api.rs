@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use appraisal::{Cause, Code, EkClass, UnixSeconds, Verdict};
-use evidence::result::Tier;
+use evidence::{result::Tier, tpm::P256Point, verifier_message::VerifierKeyId};
 use serde::{Deserialize, Serialize};
 
-use crate::store;
+use super::SignedKeys;
+use crate::store::{self, Role};
 
 /// RFC 3339 in UTC, to the second.
 #[must_use]
@@ -74,6 +75,8 @@ pub struct SummaryJson {
     pub causes: Vec<CauseJson>,
     /// Codes of causes that policy tolerated.
     pub tolerated: Vec<String>,
+    /// What operators call it.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl From<&store::Summary> for SummaryJson {
@@ -89,6 +92,7 @@ impl From<&store::Summary> for SummaryJson {
             release: summary.release.clone(),
             causes: summary.causes.iter().map(CauseJson::from).collect(),
             tolerated: summary.tolerated.iter().map(code).collect(),
+            labels: summary.labels.clone(),
         }
     }
 }
@@ -186,7 +190,7 @@ impl From<&store::Detail> for DeviceJson {
 pub struct HistoryRowJson {
     /// When.
     pub at: String,
-    /// `enrolled`, `evidence`, `expired`, `approved` or `revoked`.
+    /// `enrolled`, `evidence`, `expired`, `approved`, `revoked`, `labelled` or `attested`.
     pub what: String,
     /// Verdict from then on.
     pub verdict: Verdict,
@@ -200,6 +204,8 @@ pub struct HistoryRowJson {
     pub evidence: Option<String>,
     /// An operator's words.
     pub note: Option<String>,
+    /// The operator, by the name of the token.
+    pub who: Option<String>,
 }
 
 impl From<&store::HistoryRow> for HistoryRowJson {
@@ -213,6 +219,7 @@ impl From<&store::HistoryRow> for HistoryRowJson {
             release: row.release.clone(),
             evidence: row.evidence.map(|digest| hex(&digest)),
             note: row.note.clone(),
+            who: row.who.clone(),
         }
     }
 }
@@ -331,6 +338,167 @@ pub struct ApproveJson {
 pub struct RevokeJson {
     /// Why.
     pub why: String,
+}
+
+/// Body of `POST …/labels`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelsJson {
+    /// Labels to set; `null` removes one.
+    pub labels: BTreeMap<String, Option<String>>,
+}
+
+/// Body of `POST …/forget`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetJson {
+    /// Even where the device is shut out, and could enrol anew then.
+    #[serde(default)]
+    pub unblock: bool,
+}
+
+/// Answer of `POST …/forget`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgottenJson {
+    /// 64 hex digits.
+    pub id: String,
+    /// That nothing is left of it.
+    pub forgotten: bool,
+}
+
+/// Body of `POST /v1/tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTokenJson {
+    /// Whose it will be.
+    pub name: String,
+    /// What it will be good for.
+    pub role: Role,
+}
+
+/// Answer of `POST /v1/tokens`: the only time that the token is shown.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewTokenJson {
+    /// Whose it is.
+    pub name: String,
+    /// What it is good for.
+    pub role: Role,
+    /// The token.
+    pub token: String,
+}
+
+/// A token as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenJson {
+    /// Whose it is.
+    pub name: String,
+    /// What it is good for.
+    pub role: Role,
+    /// When it was made; not told of the one that `verifier init` made.
+    pub created: Option<String>,
+    /// The day on which it was last used.
+    pub last_used: Option<String>,
+}
+
+impl From<&store::TokenEntry> for TokenJson {
+    fn from(token: &store::TokenEntry) -> Self {
+        let day = |at: UnixSeconds| time(at).chars().take(10).collect();
+        Self {
+            name: token.name.clone(),
+            role: token.role,
+            created: Some(time(token.created)),
+            last_used: token.last_used.map(day),
+        }
+    }
+}
+
+/// `GET /v1/tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokensJson {
+    /// By name.
+    pub tokens: Vec<TokenJson>,
+}
+
+/// Answer of `POST /v1/tokens/{name}/revoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRevokedJson {
+    /// Whose it was.
+    pub name: String,
+    /// That it is good for nothing any more.
+    pub revoked: bool,
+}
+
+/// One key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyJson {
+    /// Names it in messages.
+    pub id: String,
+    /// The public key: uncompressed point, hex.
+    pub public: String,
+}
+
+/// `GET /v1/keys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysJson {
+    /// Id of the root that devices pin.
+    pub root: String,
+    /// When they were made.
+    pub made: String,
+    /// Until when devices take what they sign.
+    pub not_after: String,
+    /// Signs requests, refusals, epochs and enrolment.
+    pub request: KeyJson,
+    /// Signs results.
+    pub result: KeyJson,
+    /// Signs the log of results.
+    pub log: KeyJson,
+    /// The message in which the root says so, as devices get it: base64.
+    pub message: String,
+}
+
+impl From<&SignedKeys> for KeysJson {
+    fn from(signed: &SignedKeys) -> Self {
+        let key = |point: &P256Point| KeyJson {
+            id: hex(&VerifierKeyId::of(point).0),
+            public: format!("04{}{}", hex(&point.x), hex(&point.y)),
+        };
+        Self {
+            root: hex(&signed.root.0),
+            made: time(signed.keys.sequence),
+            not_after: time(signed.keys.not_after),
+            request: key(&signed.keys.request),
+            result: key(&signed.keys.result),
+            log: key(&signed.keys.log),
+            message: data_encoding::BASE64.encode(&signed.message),
+        }
+    }
+}
+
+/// One line of the operators' log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorActionJson {
+    /// When.
+    pub at: String,
+    /// Name of the token.
+    pub who: String,
+    /// What was done.
+    pub what: String,
+    /// To what.
+    pub about: String,
+}
+
+impl From<&store::OperatorAction> for OperatorActionJson {
+    fn from(action: &store::OperatorAction) -> Self {
+        let store::OperatorAction { at, who, what, about } = action;
+        Self { at: time(*at), who: who.clone(), what: what.clone(), about: about.clone() }
+    }
+}
+
+/// `GET /v1/operator-log`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorLogJson {
+    /// The newest, oldest first.
+    pub log: Vec<OperatorActionJson>,
 }
 
 /// Answer of `POST …/check` that does not wait.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use appraisal::{Code, Verdict};
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{
         Path, Query, State,
@@ -21,22 +21,19 @@ use tokio::{
 };
 
 use super::{
-    App, Order,
+    App, Caller, Order,
     api::{
-        ApproveJson, AskedJson, DeviceJson, DevicesJson, FleetJson, HistoryJson, HistoryRowJson, ReferencesJson,
-        RevokeJson, SummaryJson, time,
+        ApproveJson, AskedJson, DeviceJson, DevicesJson, FleetJson, ForgetJson, ForgottenJson, HistoryJson,
+        HistoryRowJson, LabelsJson, ReferencesJson, RevokeJson, SummaryJson, time,
     },
     problem::{Kind, Problem},
 };
 use crate::{
-    limits::{MAX_CHECK_WAIT, MAX_OPERATOR_TEXT, MAX_PAGE},
-    store::{Detail, Filter, Unresolved},
+    limits::{MAX_CHECK_WAIT, MAX_LABELS, MAX_OPERATOR_TEXT, MAX_PAGE},
+    store::{Detail, Filter, Forgotten, LabelChange, Labelled, Unresolved},
 };
 
-/// Name of the token that `verifier init` makes.
-const INIT: &str = "init";
-
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
@@ -77,6 +74,7 @@ pub(super) struct FilterQuery {
     cause: Option<String>,
     product: Option<String>,
     release: Option<String>,
+    label: Option<String>,
     limit: Option<usize>,
     after: Option<String>,
 }
@@ -94,6 +92,11 @@ impl FilterQuery {
         let cause = |code: String| {
             Code::from_code(&code).ok_or_else(|| wrong("`cause` is no code of a cause; `docs/causes.md` lists them"))
         };
+        let label = |text: String| {
+            let (key, value) = text.split_once('=').ok_or_else(|| wrong("`label` is KEY=VALUE"))?;
+            LabelChange::new(key, Some(value)).map_err(|error| wrong(&error.to_string()))?;
+            Ok::<_, Problem>((key.to_owned(), value.to_owned()))
+        };
         let limit = match self.limit {
             None => 0,
             Some(limit) if (1..=MAX_PAGE).contains(&limit) => limit,
@@ -109,6 +112,7 @@ impl FilterQuery {
             cause: self.cause.map(cause).transpose()?,
             product: self.product,
             release: self.release,
+            label: self.label.map(label).transpose()?,
             limit,
             after: self
                 .after
@@ -124,7 +128,7 @@ fn understood<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> 
 }
 
 /// A JSON body, read strictly. An empty one stands for `{}`.
-fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
+pub(super) fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
     let bytes = bytes.map_err(|rejected| {
         let kind = if rejected.status() == StatusCode::PAYLOAD_TOO_LARGE { Kind::TooLarge } else { Kind::BadRequest };
         Problem::new(kind, rejected.body_text())
@@ -137,7 +141,7 @@ fn body<T: DeserializeOwned>(bytes: Result<Bytes, BytesRejection>) -> Result<T, 
 }
 
 /// A line that an operator wrote: shown in terminals and tables later.
-fn line(name: &str, text: &str) -> Result<(), Problem> {
+pub(super) fn line(name: &str, text: &str) -> Result<(), Problem> {
     if text.trim().is_empty() || text.len() > MAX_OPERATOR_TEXT || text.chars().any(char::is_control) {
         let detail = format!("`{name}` is one line of 1 to {MAX_OPERATOR_TEXT} bytes");
         return Err(Problem::new(Kind::BadRequest, detail));
@@ -193,6 +197,7 @@ pub(super) async fn result(State(app): State<App>, Path(id): Path<String>) -> Re
 
 pub(super) async fn approve(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Answer<DeviceJson> {
@@ -200,7 +205,7 @@ pub(super) async fn approve(
     product.as_deref().map_or(Ok(()), |product| line("product", product))?;
     let device = resolve(&app, id).await?;
     let now = (app.clock)();
-    if !app.store.off_thread(move |store| store.approve(device, product.as_deref(), INIT, now)).await? {
+    if !app.store.off_thread(move |store| store.approve(device, product.as_deref(), &caller.name, now)).await? {
         return Err(unknown(device));
     }
     // The verdict follows with the next evidence: ask for it. Where too many wait, it comes in its own time.
@@ -210,6 +215,7 @@ pub(super) async fn approve(
 
 pub(super) async fn revoke(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Answer<DeviceJson> {
@@ -217,10 +223,54 @@ pub(super) async fn revoke(
     line("why", &why)?;
     let device = resolve(&app, id).await?;
     let now = (app.clock)();
-    if !app.store.off_thread(move |store| store.revoke(device, &why, INIT, now)).await? {
+    if !app.store.off_thread(move |store| store.revoke(device, &why, &caller.name, now)).await? {
         return Err(unknown(device));
     }
     Ok(Json(DeviceJson::from(&detail(&app, device).await?)))
+}
+
+pub(super) async fn label(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answer<DeviceJson> {
+    let LabelsJson { labels } = body(bytes)?;
+    let change = |(key, value): (&String, &Option<String>)| LabelChange::new(key, value.as_deref());
+    let changes = labels.iter().map(change).collect::<Result<Vec<_>, _>>();
+    let changes = changes.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
+    let device = resolve(&app, id).await?;
+    let now = (app.clock)();
+    match app.store.off_thread(move |store| store.label(device, changes, &caller.name, now)).await? {
+        Labelled::Done => Ok(Json(DeviceJson::from(&detail(&app, device).await?))),
+        Labelled::Unknown => Err(unknown(device)),
+        Labelled::TooMany => {
+            let detail = format!("a device has at most {MAX_LABELS} labels; remove some first");
+            Err(Problem::new(Kind::TooMany, detail))
+        }
+    }
+}
+
+pub(super) async fn forget(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answer<ForgottenJson> {
+    let ForgetJson { unblock } = body(bytes)?;
+    let device = resolve(&app, id).await?;
+    let now = (app.clock)();
+    match app.store.off_thread(move |store| store.forget(device, unblock, &caller.name, now)).await? {
+        Forgotten::Done => Ok(Json(ForgottenJson { id: device.to_string(), forgotten: true })),
+        Forgotten::Unknown => Err(unknown(device)),
+        Forgotten::Revoked => {
+            let detail = format!(
+                "device {device} is shut out, and could enrol anew if that were forgotten; say --and-unblock \
+                 (`unblock`) if it may"
+            );
+            Err(Problem::new(Kind::Revoked, detail))
+        }
+    }
 }
 
 /// How long to wait for the answer of a check.

@@ -1,9 +1,11 @@
-//! The HTTP API on loopback. A request with the token goes in, JSON comes out; nothing but `/healthz` and `/readyz`
-//! answers without the token, whether the path exists or not.
+//! The HTTP API on loopback. A request with a token goes in, JSON comes out; nothing but `/healthz` and `/readyz`
+//! answers without a token, whether the path exists or not, and each path says which role it takes.
 
 pub mod api;
 mod connection;
 mod handlers;
+mod openapi;
+mod operators;
 pub mod problem;
 mod token;
 
@@ -18,7 +20,7 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
     http::header,
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::{MethodRouter, get, post},
 };
@@ -31,7 +33,11 @@ use tokio::{
 
 pub use token::{Token, TokenError};
 
-use crate::{limits::MAX_HTTP_BODY, metrics::Metrics, store::Store};
+use crate::{
+    limits::MAX_HTTP_BODY,
+    metrics::Metrics,
+    store::{Role, Store, StoreError, TokenEntry},
+};
 use problem::{Kind, Problem};
 
 /// What the API answers from.
@@ -105,21 +111,38 @@ impl Readiness {
 /// Paths that answer without a token.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Every route: the one list, from which the router is made and which the test of default deny walks.
-fn routes() -> Vec<(&'static str, MethodRouter<App>)> {
+/// A path, who may use it, and what it does.
+struct Route {
+    path: &'static str,
+    role: Role,
+    methods: MethodRouter<App>,
+}
+
+/// Every route: the one list, from which the router is made and which the tests of default deny walk.
+fn routes() -> Vec<Route> {
+    use Role::{Administrator, Operator, Reader};
+    let route = |path, role, methods| Route { path, role, methods };
     vec![
-        ("/healthz", get(handlers::healthz)),
-        ("/readyz", get(handlers::readyz)),
-        ("/metrics", get(handlers::metrics)),
-        ("/v1/fleet", get(handlers::fleet)),
-        ("/v1/reference-values", get(handlers::reference_values)),
-        ("/v1/devices", get(handlers::devices)),
-        ("/v1/devices/{id}", get(handlers::device)),
-        ("/v1/devices/{id}/history", get(handlers::history)),
-        ("/v1/devices/{id}/result", get(handlers::result)),
-        ("/v1/devices/{id}/approve", post(handlers::approve)),
-        ("/v1/devices/{id}/revoke", post(handlers::revoke)),
-        ("/v1/devices/{id}/check", post(handlers::check)),
+        route("/healthz", Reader, get(handlers::healthz)),
+        route("/readyz", Reader, get(handlers::readyz)),
+        route("/metrics", Reader, get(handlers::metrics)),
+        route("/openapi.json", Reader, get(openapi::document)),
+        route("/v1/fleet", Reader, get(handlers::fleet)),
+        route("/v1/reference-values", Reader, get(handlers::reference_values)),
+        route("/v1/devices", Reader, get(handlers::devices)),
+        route("/v1/devices/{id}", Reader, get(handlers::device)),
+        route("/v1/devices/{id}/history", Reader, get(handlers::history)),
+        route("/v1/devices/{id}/result", Reader, get(handlers::result)),
+        route("/v1/devices/{id}/approve", Operator, post(handlers::approve)),
+        route("/v1/devices/{id}/revoke", Operator, post(handlers::revoke)),
+        route("/v1/devices/{id}/check", Operator, post(handlers::check)),
+        route("/v1/devices/{id}/labels", Operator, post(handlers::label)),
+        route("/v1/devices/{id}/forget", Operator, post(handlers::forget)),
+        route("/v1/operator-log", Reader, get(operators::log)),
+        route("/v1/keys", Reader, get(operators::keys)),
+        route("/v1/keys/rotate", Administrator, post(operators::rotate_keys)),
+        route("/v1/tokens", Administrator, get(operators::tokens).post(operators::create_token)),
+        route("/v1/tokens/{name}/revoke", Administrator, post(operators::revoke_token)),
     ]
 }
 
@@ -132,24 +155,87 @@ pub async fn serve(listener: TcpListener, app: App) -> io::Result<()> {
 }
 
 fn router(app: App) -> Router {
-    let router = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
-    router
-        .fallback(|| async { Problem::new(Kind::NoSuchPath, "see the paths in the API's documentation") })
+    let add = |router: Router<App>, Route { path, role, methods }| {
+        if OPEN.contains(&path) { router.route(path, methods) } else { router.route(path, allow(role, methods)) }
+    };
+    routes()
+        .into_iter()
+        .fold(Router::new(), add)
+        .fallback(|| async { Problem::new(Kind::NoSuchPath, "GET /openapi.json lists the paths") })
         .method_not_allowed_fallback(|| async { Problem::new(Kind::NoSuchMethod, "use GET to read and POST to act") })
         .layer(DefaultBodyLimit::max(MAX_HTTP_BODY))
-        .layer(from_fn_with_state(app.clone(), authorize))
+        .layer(from_fn_with_state(app.clone(), authenticate))
         .with_state(app)
 }
 
+/// Who is calling, once the token has been recognised.
+#[derive(Debug, Clone)]
+struct Caller {
+    name: String,
+    role: Role,
+}
+
+/// Name of the token that `verifier init` makes.
+const INIT: &str = "init";
+
 /// Default deny: stands before the router, so a route cannot be forgotten.
-async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
-    let presented =
-        request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    if OPEN.contains(&request.uri().path()) || presented.is_some_and(|presented| app.token.is(presented)) {
+async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let detail = "send `Authorization: Bearer TOKEN` with the token that `verifier init` wrote";
-    Problem::new(Kind::Unauthorized, detail).into_response()
+    let presented =
+        request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let caller = match presented {
+        Some(presented) => match caller(&app, presented).await {
+            Ok(caller) => caller,
+            Err(error) => return Problem::from(error).into_response(),
+        },
+        None => None,
+    };
+    match caller {
+        Some(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        None => {
+            let detail = "send `Authorization: Bearer TOKEN` with the token that `verifier init` wrote, or one that \
+                          `verifier token create` made";
+            Problem::new(Kind::Unauthorized, detail).into_response()
+        }
+    }
+}
+
+/// Whose token that is. The one in the file needs no store, so that it works where the store does not.
+async fn caller(app: &App, presented: &[u8]) -> Result<Option<Caller>, StoreError> {
+    if app.token.is(presented) {
+        return Ok(Some(Caller { name: INIT.to_owned(), role: Role::Administrator }));
+    }
+    let Some(digest) = Token::digest_of(presented) else { return Ok(None) };
+    let now = (app.clock)();
+    app.store
+        .off_thread(move |store| {
+            let known = store.token(&digest)?;
+            if let Some(token) = known.as_ref().filter(|token| token.first_use_of_day(now)) {
+                // A store that cannot be written to must not keep its readers out.
+                drop(store.token_used(&token.name, now));
+            }
+            Ok(known.map(|TokenEntry { name, role, .. }| Caller { name, role }))
+        })
+        .await
+}
+
+/// A path for callers of this role and those above.
+fn allow(role: Role, methods: MethodRouter<App>) -> MethodRouter<App> {
+    methods.layer(from_fn(move |request: Request, next: Next| async move {
+        match request.extensions().get::<Caller>() {
+            Some(caller) if caller.role >= role => next.run(request).await,
+            caller => {
+                let is = caller.map_or("nobody", |caller| caller.role.name());
+                let detail = format!("this takes the role `{}`, the token's is `{is}`", role.name());
+                Problem::new(Kind::Forbidden, detail).into_response()
+            }
+        }
+    }))
 }
 
 #[cfg(test)]

@@ -30,11 +30,18 @@ macro_rules! kinds {
 
 kinds! {
     Unauthorized: "unauthorized", UNAUTHORIZED, "The request carries no valid token";
+    Forbidden: "forbidden", FORBIDDEN, "The token is not good for this";
     BadRequest: "bad-request", BAD_REQUEST, "The request cannot be understood";
     NotAnId: "not-an-id", BAD_REQUEST, "That is not a device id";
     UnknownDevice: "unknown-device", NOT_FOUND, "No such device is enrolled";
     AmbiguousId: "ambiguous-id", CONFLICT, "Several device ids begin like that";
     NoResult: "no-result", NOT_FOUND, "The device has sent no evidence yet";
+    Revoked: "revoked", CONFLICT, "The device is shut out";
+    TooMany: "too-many", CONFLICT, "There are as many as there may be";
+    NameTaken: "name-taken", CONFLICT, "There is one of that name";
+    UnknownToken: "unknown-token", NOT_FOUND, "There is no token of that name";
+    NoKeys: "no-keys", SERVICE_UNAVAILABLE, "The verifier has no keys yet";
+    NotRotated: "not-rotated", INTERNAL_SERVER_ERROR, "The keys have not been replaced";
     NoSuchPath: "no-such-path", NOT_FOUND, "There is nothing at this path";
     NoSuchMethod: "no-such-method", METHOD_NOT_ALLOWED, "This path does not know this method";
     TooLarge: "too-large", PAYLOAD_TOO_LARGE, "The request's body is too large";

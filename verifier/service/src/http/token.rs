@@ -1,4 +1,4 @@
-//! The token that callers present. It is compared in constant time and never shown.
+//! The tokens that callers present. They are compared in constant time; one is shown once, to whoever had it made.
 
 use std::{
     fmt, fs,
@@ -6,6 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use data_encoding::HEXLOWER;
+use evidence::pcr::sha256;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
@@ -48,6 +51,26 @@ impl Token {
     pub fn new(text: &str) -> Option<Self> {
         let fits = (MIN_LENGTH..=MAX_LENGTH).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic());
         fits.then(|| Self(Zeroizing::new(text.to_owned())))
+    }
+
+    /// A new one: 32 random bytes in hex. `None` where the system has no random numbers.
+    #[must_use]
+    pub fn random() -> Option<Self> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        SystemRandom::new().fill(&mut *bytes).ok()?;
+        Self::new(&Zeroizing::new(HEXLOWER.encode(&*bytes)))
+    }
+
+    /// What the store knows a token by; `None` for what could be none.
+    #[must_use]
+    pub fn digest_of(presented: &[u8]) -> Option<[u8; 32]> {
+        (MIN_LENGTH..=MAX_LENGTH).contains(&presented.len()).then(|| sha256(presented))
+    }
+
+    /// What the store knows it by.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        sha256(self.0.as_bytes())
     }
 
     /// Reads the first and only line of a file.
