@@ -3,18 +3,20 @@
 
 use evidence::{
     pcr::PcrValues,
-    result::{Acknowledged, Claim, Tier, TrustVector},
+    result::{Acknowledged, Claim, TrustVector},
 };
 use reference_values::{ProductRef, ReferenceIndex};
 
 use crate::{
     UnixSeconds,
     boot::{self, BootMatch},
-    cause::{Cause, Code},
+    cause::{Cause, Code, End},
+    continuity::{AnotherBoot, Course, When, unseen_before},
     freshness::{Fresh, Last},
     policy::{Policy, Unlisted},
-    runtime::{self, Reach, Replay},
-    state::{Attested, BootState, DeviceState, EkClass, Finding, MeasuredFile, Standing},
+    runtime::{self, Finder, Reach, Replay},
+    standing::{EkClass, Standing},
+    state::{Approval, Attested, BootState, DeviceState, Finding, MAX_COMPROMISED, MeasuredFile, keep},
     verdict::Verdict,
 };
 
@@ -68,48 +70,164 @@ pub struct Appraisal {
 #[must_use]
 pub fn appraise(input: Input<'_>) -> Appraisal {
     let evidence = input.evidence.evidence();
-    let counters = evidence.quote().counters;
-    let held = input.state.map(|state| &state.boot);
-    let same_boot = held.filter(|boot| (boot.reset, boot.restart) == (counters.reset, counters.restart));
-    let mut boot = same_boot.cloned().unwrap_or_else(|| BootState::new(&counters));
     let product = input.standing.product.as_deref().and_then(|name| input.references.product(name));
+    let Followed { mut boot, files, measured, new_boot } = follow(&input);
+    reconsider(&input, product, &mut boot, &files, new_boot);
+    let closed = time(&input, &mut boot, &measured, new_boot);
+    let past = Past::of(&input, product, new_boot);
 
     let mut causes = Causes::new(&input);
-    let mut new_files = Vec::new();
-    let measured = measure(&input, &mut boot, &mut new_files);
-    reconsider(&input, product, &mut boot, &new_files);
-    let claims = judge(&input, product, &boot, &measured, &mut causes);
+    let claims = judge(&input, product, &boot, &measured, &past, &mut causes);
     let release = release(&claims, &boot, product, &mut causes, input.now);
     let (vector, verdict) = causes.sum_up(claims.vector);
 
+    let not_older_than = input.when().not_older_than;
     let state = DeviceState {
-        last: Last { counters, evidence: *evidence.digest() },
+        last: Last { counters: evidence.quote().counters, evidence: *evidence.digest() },
         verdict,
         vector,
         tolerated: causes.tolerated.iter().map(|cause| cause.code).collect(),
         causes: causes.standing,
         judged: input.now,
-        expires: input.evidence.not_older_than().saturating_add(input.policy.validity),
+        expires: not_older_than.saturating_add(input.policy.validity),
         last_check: evidence.attester().why,
         release,
         references: *input.references.id(),
         product: input.standing.product.clone(),
         firmware_version: evidence.quote().firmware_version,
         attester_version: evidence.attester().version.clone(),
-        since: input.state.map_or(0, |state| state.since),
-        not_older_than: input.evidence.not_older_than(),
-        cleared: None,
-        compromised: Vec::new(),
+        since: past.since,
+        not_older_than,
+        cleared: past.cleared,
+        compromised: past.compromised,
         boot,
     };
     let acknowledged = state.boot.acknowledged();
-    Appraisal {
-        acknowledged,
-        new_boot: same_boot.is_none(),
-        state,
-        new_files,
-        tolerated: causes.tolerated,
-        closed: None,
+    Appraisal { acknowledged, new_boot, state, new_files: files.all, tolerated: causes.tolerated, closed }
+}
+
+impl Input<'_> {
+    /// When the quote was made. It is later than the last accepted one, by the TPM's counters or by the challenge that it
+    /// answers, and so not older than that one either.
+    fn when(&self) -> When {
+        let before = self.state.map_or(0, |state| state.not_older_than);
+        When { not_older_than: self.evidence.not_older_than().max(before), received: self.now }
+    }
+
+    const fn approval(&self) -> Approval {
+        Approval(self.standing.approved_at)
+    }
+
+    const fn finder(&self) -> Finder {
+        Finder { now: self.now, approval: self.approval() }
+    }
+
+    fn held(&self) -> Option<&BootState> {
+        self.state.map(|state| &state.boot)
+    }
+}
+
+/// The boot that the evidence is of, with what the evidence adds to it.
+struct Followed {
+    boot: BootState,
+    files: runtime::Files,
+    measured: Measured,
+    new_boot: bool,
+}
+
+/// Goes on with the boot that is held where the evidence does, or begins another.
+fn follow(input: &Input<'_>) -> Followed {
+    let counters = input.evidence.evidence().quote().counters;
+    let course = Course::of(input.held(), &counters, input.evidence.clears());
+    let continued = match (course, input.held()) {
+        (Course::Same, Some(held)) => Some(held.clone()),
+        (Course::Restarted, Some(held)) => Some(held.resumed(&counters)),
+        _ => None,
+    };
+    if let Some(mut boot) = continued {
+        let mut files = runtime::Files::default();
+        if let Ok(measured) = measure(input, &mut boot, &mut files) {
+            settle(input, &mut boot, &measured);
+            return Followed { boot, files, measured, new_boot: false };
+        }
+    }
+    let mut boot = BootState::new(&counters);
+    let unseen = input.held().filter(|_| course != Course::New).map_or(0, |held| unseen_before(held, &counters));
+    find_unseen(input, &mut boot, unseen);
+    let mut files = runtime::Files::default();
+    let measured = measure(input, &mut boot, &mut files).unwrap_or(Measured::NOTHING);
+    Followed { boot, files, measured, new_boot: true }
+}
+
+/// Once the logs explain a quote after the TPM started again, the boot is known to have gone on.
+fn settle(input: &Input<'_>, boot: &mut BootState, measured: &Measured) {
+    let Some(from) = boot.resumed_from.filter(|_| measured.is_explained()) else { return };
+    boot.resumed_from = None;
+    // Where nothing had been extended, a boot in between leaves no trace but its count.
+    if input.held().is_some_and(|held| held.explained().is_trivial()) {
+        let unseen = boot.restart.saturating_sub(from).saturating_sub(1);
+        find_unseen(input, boot, unseen);
+    }
+}
+
+fn find_unseen(input: &Input<'_>, boot: &mut BootState, unseen: u32) {
+    if unseen > input.policy.unseen_boots {
+        let detail = format!("the TPM started {unseen} times without evidence before this boot");
+        input.finder().find(boot, Code::BootUnseen, detail, true);
+    }
+}
+
+/// What is covered without a gap, and whether the TPM's clock keeps pace. Returns what is covered no more.
+fn time(input: &Input<'_>, boot: &mut BootState, measured: &Measured, new_boot: bool) -> Option<Attested> {
+    let when = input.when();
+    if !boot.keeps_pace(input.evidence.evidence().quote().counters.clock, &when) {
+        let detail = "it advances by more than 135 % or by less than 65 % of time".to_owned();
+        input.finder().find(boot, Code::TpmClockPace, detail, true);
+    }
+    let before = input.state.and_then(DeviceState::attested);
+    let contradicted = boot.findings.iter().any(|finding| finding.code == Code::LogMismatch);
+    let lapsed = !new_boot && input.state.is_some_and(|state| state.expires <= input.now);
+    let closed = boot.cover(measured.is_explained() && !contradicted, lapsed, &when);
+    before.filter(|_| new_boot || closed.is_some())
+}
+
+/// What stays of earlier boots, whatever this one shows.
+struct Past {
+    since: UnixSeconds,
+    cleared: Option<UnixSeconds>,
+    compromised: Vec<Finding>,
+}
+
+impl Past {
+    fn of(input: &Input<'_>, product: Option<ProductRef<'_>>, new_boot: bool) -> Self {
+        let state = input.state;
+        let approval = input.approval();
+        let clears = input.evidence.clears();
+        let cleared =
+            if clears { Some(approval.first_after(input.now)) } else { state.and_then(|state| state.cleared) };
+        let mut compromised = state.map(|state| state.compromised.clone()).unwrap_or_default();
+        for finding in input.held().into_iter().filter(|_| new_boot).flat_map(|held| &held.findings) {
+            let lasting = finding.code.row().end == End::Operator;
+            if lasting && input.policy.tolerates(finding.code, input.now).is_none() {
+                keep(&mut compromised, MAX_COMPROMISED, finding.clone());
+            }
+        }
+        compromised.retain(|finding| {
+            let listed = product.is_some_and(|p| runtime::is_listed(input.references, p, finding, input.now));
+            !listed && !approval.ended(finding)
+        });
+        // Nonces count by the second, and one that was given out within this one may be in a quote from before the clear.
+        let since = if clears { input.now.saturating_add(1) } else { state.map_or(0, |state| state.since) };
+        Self { since, cleared: cleared.filter(|at| *at > approval.0), compromised }
+    }
+
+    fn judge(&self, causes: &mut Causes<'_>) {
+        if let Some(since) = self.cleared {
+            causes.add_since(Code::TpmCleared, "its counters went backward", since);
+        }
+        for Finding { code, detail, since } in &self.compromised {
+            causes.add_since(Code::HistoryCompromised, &format!("{}: {detail}", code.row().code), *since);
+        }
     }
 }
 
@@ -120,51 +238,82 @@ struct Measured {
     ima: Reach,
 }
 
-/// Replays what is attached to the quoted PCR values.
-fn measure(input: &Input<'_>, boot: &mut BootState, files: &mut Vec<MeasuredFile>) -> Measured {
+impl Measured {
+    const NOTHING: Self = Self { pcrs: None, runtime: Reach::Short, ima: Reach::Short };
+
+    /// Whether the logs lead to the quote.
+    fn is_explained(&self) -> bool {
+        self.pcrs.is_some() && self.runtime != Reach::Short && self.ima != Reach::Short
+    }
+}
+
+/// Replays what is attached to the quoted PCR values. `Err` where the boot would have gone on after the TPM started again,
+/// and did not.
+fn measure(input: &Input<'_>, boot: &mut BootState, files: &mut runtime::Files) -> Result<Measured, AnotherBoot> {
     let evidence = input.evidence.evidence();
-    let attached = match evidence.pcr_values() {
-        Ok(values) => values,
-        Err(refused) => {
-            boot.find(Code::LogMismatch, format!("PCR values: {refused}"), input.now);
-            None
-        }
-    };
+    let finder = input.finder();
+    let attached = evidence.pcr_values().unwrap_or_else(|refused| {
+        finder.find(boot, Code::LogMismatch, format!("PCR values: {refused}"), true);
+        None
+    });
+    let resuming = boot.resumed_from.is_some();
     let quoted = |values: &PcrValues| values.quote_digest() == evidence.quote().pcr_digest;
-    let Some(pcrs) = attached.or_else(|| boot.pcrs()).filter(quoted) else {
-        return Measured { pcrs: None, runtime: Reach::Short, ima: Reach::Short };
-    };
+    let held = boot.pcrs();
+    let Some(pcrs) = attached.or_else(|| held.clone()).filter(quoted) else { return Ok(Measured::NOTHING) };
+    if resuming && held.is_some_and(|held| !boot::same_boot(&held, &pcrs)) {
+        return Err(AnotherBoot);
+    }
     boot.set_pcrs(&pcrs);
+    let explained = boot.explained();
     let runtime_pcr = input.policy.runtime_pcr;
-    boot::take_log(evidence, &pcrs, boot, runtime_pcr, input.now);
-    let mut replay = Replay { pcrs: &pcrs, runtime_pcr, boot, files, now: input.now };
-    let runtime = runtime::take_log(evidence, &mut replay);
-    let ima = runtime::take_ima(evidence, &mut replay);
-    Measured { pcrs: Some(pcrs), runtime, ima }
+    if let Err(contradiction) = boot::take_log(evidence, &pcrs, boot, runtime_pcr) {
+        finder.find(boot, Code::LogMismatch, contradiction, true);
+    }
+    let mut replay = Replay { pcrs: &pcrs, runtime_pcr, boot, files, explained, resuming, finder };
+    let runtime = runtime::take_log(evidence, &mut replay)?;
+    let ima = runtime::take_ima(evidence, &mut replay)?;
+    let measured = Measured { pcrs: Some(pcrs), runtime, ima };
+    boot.set_explained(explained, measured.is_explained());
+    Ok(measured)
 }
 
 /// Holds files against reference values: the new ones, or all where the reference values are others than before.
-fn reconsider(input: &Input<'_>, product: Option<ProductRef<'_>>, boot: &mut BootState, new: &[MeasuredFile]) {
+fn reconsider(
+    input: &Input<'_>,
+    product: Option<ProductRef<'_>>,
+    boot: &mut BootState,
+    new: &runtime::Files,
+    new_boot: bool,
+) {
     let Some(product) = product else { return };
-    if let Files::All(held) = input.files {
-        let by_reference = [Code::RuntimeUnknownExecutable, Code::RuntimeFromMemory];
+    let finder = input.finder();
+    let judge = |boot: &mut BootState, files: &[MeasuredFile], anew| {
+        runtime::judge_files(input.references, product, files, anew, boot, &finder);
+    };
+    // What is held is of the boot before, where this is another.
+    if let Files::All(held) = input.files
+        && !new_boot
+    {
         let earlier: Vec<Finding> = boot.findings.clone();
-        boot.findings.retain(|finding| !by_reference.contains(&finding.code) || is_about_memory(finding));
+        boot.findings.retain(|finding| !is_by_reference(finding));
         boot.releases = None;
         boot.further_findings = 0;
-        runtime::judge_files(input.references, product, held, boot, input.now);
+        judge(boot, held, false);
         for finding in &mut boot.findings {
             if let Some(known) = earlier.iter().find(|e| e.code == finding.code && e.detail == finding.detail) {
                 finding.since = known.since;
             }
         }
     }
-    runtime::judge_files(input.references, product, new, boot, input.now);
+    let (again, anew) = new.all.split_at_checked(new.told_again).unwrap_or((&[], &new.all));
+    judge(boot, again, false);
+    judge(boot, anew, true);
 }
 
-/// Anonymous memory has no digest that reference values could list.
-fn is_about_memory(finding: &Finding) -> bool {
-    finding.code == Code::RuntimeFromMemory && !finding.detail.contains(" sha256:")
+/// Whether reference values may take a finding away. Memory without a file has no digest that they could list.
+fn is_by_reference(finding: &Finding) -> bool {
+    let by_reference = [Code::RuntimeUnknownExecutable, Code::RuntimeFromMemory].contains(&finding.code);
+    by_reference && runtime::digest_in(&finding.detail).is_some()
 }
 
 /// Claims before causes lower them.
@@ -178,10 +327,17 @@ fn judge(
     product: Option<ProductRef<'_>>,
     boot: &BootState,
     measured: &Measured,
+    past: &Past,
     causes: &mut Causes<'_>,
 ) -> Claims {
     let mut claims = Claims { vector: TrustVector::default(), boot_releases: Vec::new() };
+    for Finding { code, detail, since } in
+        input.standing.faults(Some(input.evidence.evidence().quote().firmware_version))
+    {
+        causes.add_since(code, &detail, since);
+    }
     judge_identity(input.standing, &mut claims, causes);
+    past.judge(causes);
     let Some(pcrs) = &measured.pcrs else {
         causes.add(Code::LogIncomplete, "the values of the quoted PCRs are not known");
         causes.add_findings(boot);
@@ -203,14 +359,15 @@ fn judge(
 }
 
 fn judge_identity(standing: &Standing, claims: &mut Claims, causes: &mut Causes<'_>) {
-    if let Some(why) = &standing.revoked {
-        causes.add(Code::IdentityRevoked, why);
-    }
     match &standing.product {
         Some(_) => claims.vector.set(Claim::InstanceIdentity, 2),
         None => causes.add(Code::IdentityUnendorsed, "no product is assigned"),
     }
     match standing.ek_class {
+        // Nothing says what kind of TPM it is.
+        _ if standing.no_ek_certificate => {
+            causes.add(Code::IdentityNoEkCertificate, "an operator's list vouches for its endorsement key");
+        }
         EkClass::Hardware => claims.vector.set(Claim::Hardware, 2),
         EkClass::Software => causes.add(Code::HardwareSoftwareTpm, "its EK certificate is by a software TPM's root"),
     }
@@ -285,6 +442,7 @@ fn release(
 struct Causes<'a> {
     policy: &'a Policy,
     earlier: &'a [Cause],
+    approval: Approval,
     now: UnixSeconds,
     standing: Vec<Cause>,
     tolerated: Vec<Cause>,
@@ -293,12 +451,24 @@ struct Causes<'a> {
 impl<'a> Causes<'a> {
     fn new(input: &Input<'a>) -> Self {
         let earlier = input.state.map(|state| state.causes.as_slice()).unwrap_or_default();
-        Self { policy: input.policy, earlier, now: input.now, standing: Vec::new(), tolerated: Vec::new() }
+        Self {
+            policy: input.policy,
+            earlier,
+            approval: input.approval(),
+            now: input.now,
+            standing: Vec::new(),
+            tolerated: Vec::new(),
+        }
     }
 
     fn add(&mut self, code: Code, detail: &str) {
+        self.add_since(code, detail, 0);
+    }
+
+    /// `since` is 0 where only evidence tells.
+    fn add_since(&mut self, code: Code, detail: &str, since: UnixSeconds) {
         let known = self.earlier.iter().find(|cause| cause.code == code && cause.detail == detail);
-        let first_seen = known.map_or(self.now, |cause| cause.first_seen);
+        let first_seen = if since > 0 { since } else { known.map_or(self.now, |cause| cause.first_seen) };
         self.push(Cause { code, detail: detail.to_owned(), first_seen, last_seen: self.now });
     }
 
@@ -308,7 +478,8 @@ impl<'a> Causes<'a> {
     }
 
     fn add_findings(&mut self, boot: &BootState) {
-        for Finding { code, detail, since } in &boot.findings {
+        let approval = self.approval;
+        for Finding { code, detail, since } in boot.findings.iter().filter(|finding| !approval.ended(finding)) {
             self.push(Cause { code: *code, detail: detail.clone(), first_seen: *since, last_seen: self.now });
         }
     }
@@ -323,16 +494,11 @@ impl<'a> Causes<'a> {
         let mut verdict = Verdict::Affirmed;
         for cause in &self.standing {
             let row = cause.code.row();
-            let (claim, value) = row.claim;
             let unlisted_is_warning =
                 cause.code == Code::RuntimeUnknownExecutable && self.policy.unlisted == Unlisted::Warning;
-            let (value, worst) = if unlisted_is_warning { (33, Verdict::Warning) } else { (value, row.verdict) };
+            let (value, worst) = if unlisted_is_warning { (33, Verdict::Warning) } else { (row.claim.1, row.verdict) };
             verdict = verdict.max(worst);
-            match vector.get(claim).unwrap_or(0) {
-                // A claim that cannot be made is dropped, unless something says worse of it.
-                held if value == 0 && Tier::of(held) <= Tier::Affirming => vector.unset(claim),
-                held => vector.set(claim, held.max(value)),
-            }
+            row.lower(&mut vector, value);
         }
         (vector, verdict)
     }

@@ -11,7 +11,6 @@ use reference_values::{ProductRef, ReleaseEntry};
 
 use crate::{
     UnixSeconds,
-    cause::Code,
     state::{BootLogFacts, BootState, Track},
 };
 
@@ -19,24 +18,26 @@ use crate::{
 /// Firmware Profile §2.3.4; 8 and 9 by GRUB and the kernel's stub).
 const BOOT_PCRS: std::ops::RangeInclusive<u8> = 0..=9;
 
-/// Takes in a boot log, where one is attached: it counts only if it replays to the quoted PCRs.
+/// Whether the PCRs of what ran before the operating system are the same.
+pub(crate) fn same_boot(held: &PcrValues, quoted: &PcrValues) -> bool {
+    BOOT_PCRS.into_iter().all(|pcr| held.get(usize::from(pcr)) == quoted.get(usize::from(pcr)))
+}
+
+/// Takes in a boot log, where one is attached: it counts only if it replays to the quoted PCRs. `Err` says how it
+/// contradicts them.
 pub(crate) fn take_log(
     evidence: &Authentic,
     pcrs: &PcrValues,
     boot: &mut BootState,
     runtime_pcr: u8,
-    now: UnixSeconds,
-) {
-    let Some(attachment) = evidence.attachment(LogKind::Boot) else { return };
-    match replay(attachment, pcrs, runtime_pcr) {
-        Ok(facts) => {
-            if boot.boot_log.as_ref() != Some(&facts) && boot.runtime.next == 0 {
-                boot.runtime = Track::from_start(facts.runtime_start);
-            }
-            boot.boot_log = Some(facts);
-        }
-        Err(contradiction) => boot.find(Code::LogMismatch, format!("boot log: {contradiction}"), now),
+) -> Result<(), String> {
+    let Some(attachment) = evidence.attachment(LogKind::Boot) else { return Ok(()) };
+    let facts = replay(attachment, pcrs, runtime_pcr).map_err(|contradiction| format!("boot log: {contradiction}"))?;
+    if boot.boot_log.as_ref() != Some(&facts) && boot.runtime.next == 0 {
+        boot.runtime = Track::from_start(facts.runtime_start);
     }
+    boot.boot_log = Some(facts);
+    Ok(())
 }
 
 fn replay(attachment: &Attachment, pcrs: &PcrValues, runtime_pcr: u8) -> Result<BootLogFacts, String> {

@@ -1,6 +1,6 @@
 //! Why a verdict is not better: the table of causes, from which `docs/causes.md` is made, and one cause of one device.
 
-use evidence::result::Claim;
+use evidence::result::{Claim, Tier, TrustVector};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{UnixSeconds, verdict::Verdict};
@@ -41,6 +41,17 @@ pub struct Row {
     pub end: End,
     /// What it means and what to do, in plain words.
     pub remedy: &'static str,
+}
+
+impl Row {
+    /// Lowers the claim to `value`. A claim that cannot be made is dropped, unless something says worse of it.
+    pub(crate) fn lower(&self, vector: &mut TrustVector, value: u8) {
+        let claim = self.claim.0;
+        match vector.get(claim).unwrap_or(0) {
+            held if value == 0 && Tier::of(held) <= Tier::Affirming => vector.unset(claim),
+            held => vector.set(claim, held.max(value)),
+        }
+    }
 }
 
 macro_rules! causes {

@@ -16,9 +16,11 @@
 mod appraise;
 mod boot;
 pub mod cause;
+mod continuity;
 pub mod freshness;
 pub mod policy;
 mod runtime;
+mod standing;
 pub mod state;
 pub mod verdict;
 
@@ -26,7 +28,8 @@ pub use appraise::{Appraisal, Files, Input, appraise};
 pub use cause::{Cause, Code};
 pub use freshness::{Accepts, Basis, ChallengeKey, Epochs, Fresh, OpenEpoch, Stale};
 pub use policy::Policy;
-pub use state::{Attested, DeviceState, EkClass, Finding, FirmwareRange, MeasuredFile, Standing};
+pub use standing::{Current, EkClass, FirmwareRange, Standing};
+pub use state::{Attested, DeviceState, Finding, MeasuredFile};
 pub use verdict::Verdict;
 
 /// Seconds since 1970-01-01T00:00:00Z.

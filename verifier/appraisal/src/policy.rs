@@ -10,7 +10,7 @@ use crate::{UnixSeconds, cause::Code};
 pub struct Policy {
     /// Name that results carry.
     pub id: String,
-    /// How long a verdict holds after the challenge was issued, seconds.
+    /// How long a verdict holds after the challenge was issued or the epoch opened, seconds.
     pub validity: u64,
     /// How often a device is asked for evidence unannounced, per day on average.
     pub unannounced_per_day: u32,
@@ -20,6 +20,8 @@ pub struct Policy {
     pub runtime_pcr: u8,
     /// Claims without which a verdict is at most a warning.
     pub require: Vec<Claim>,
+    /// How many starts of the TPM without evidence are worth no warning.
+    pub unseen_boots: u32,
     tolerated: Vec<Tolerance>,
 }
 
@@ -62,6 +64,19 @@ pub enum PolicyError {
     /// A value out of its range.
     #[error("policy: `{0}` must be between {1} and {2}")]
     Range(&'static str, u64, u64),
+    /// Verdicts would expire between two epochs.
+    #[error(
+        "policy: `validity_seconds = {validity}` is too short for epochs of {period} seconds: a device answers an epoch \
+         anywhere in it, and the verdict counts from its opening; set at least {least}, or a shorter `epoch_seconds`"
+    )]
+    Validity {
+        /// What the policy says.
+        validity: u64,
+        /// Period of epochs.
+        period: u64,
+        /// What it must say at least.
+        least: u64,
+    },
 }
 
 const DEFAULT_REQUIRE: [Claim; 3] = [Claim::InstanceIdentity, Claim::Executables, Claim::Configuration];
@@ -75,6 +90,7 @@ struct Written {
     unlisted: Unlisted,
     runtime_pcr: u8,
     require: Vec<String>,
+    unseen_boots: u32,
     tolerate: Vec<WrittenTolerance>,
 }
 
@@ -95,6 +111,7 @@ impl Default for Written {
             unlisted: Unlisted::Contraindicated,
             runtime_pcr: 14,
             require: DEFAULT_REQUIRE.map(|claim| claim.name().to_owned()).to_vec(),
+            unseen_boots: 0,
             tolerate: Vec::new(),
         }
     }
@@ -103,6 +120,8 @@ impl Default for Written {
 impl Policy {
     /// Longest validity of a verdict, seconds: 31 days.
     pub const MAX_VALIDITY: u64 = 31 * 24 * 3600;
+    /// What evidence may take on its way, beside two epochs, seconds.
+    const UNDER_WAY: u64 = 300;
     /// Most unannounced requests to a device per day: one in five minutes.
     pub const MAX_UNANNOUNCED: u32 = 288;
 
@@ -124,6 +143,19 @@ impl Policy {
         written.into_policy()
     }
 
+    /// Whether verdicts last from one epoch's evidence to the next, with epochs of `period` seconds. Evidence counts from
+    /// the opening of its epoch, and the next may come at the very end of the next epoch.
+    ///
+    /// # Errors
+    /// [`PolicyError::Validity`] where they do not.
+    pub const fn check_period(&self, period: u64) -> Result<(), PolicyError> {
+        let least = period.saturating_mul(2).saturating_add(Self::UNDER_WAY);
+        if self.validity < least {
+            return Err(PolicyError::Validity { validity: self.validity, period, least });
+        }
+        Ok(())
+    }
+
     /// Whether `cause` is tolerated at `now`, and why.
     #[must_use]
     pub fn tolerates(&self, cause: Code, now: UnixSeconds) -> Option<&str> {
@@ -133,8 +165,10 @@ impl Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        let Written { id, validity_seconds, unannounced_per_day, unlisted, runtime_pcr, .. } = Written::default();
+        let Written { id, validity_seconds, unannounced_per_day, unlisted, runtime_pcr, unseen_boots, .. } =
+            Written::default();
         Self {
+            unseen_boots,
             id,
             validity: validity_seconds,
             unannounced_per_day,
@@ -148,11 +182,16 @@ impl Default for Policy {
 
 impl Written {
     fn into_policy(self) -> Result<Policy, PolicyError> {
-        let Self { id, validity_seconds, unannounced_per_day, unlisted, runtime_pcr, require, tolerate } = self;
-        let require = require.into_iter().map(claim).collect::<Result<_, _>>()?;
-        let tolerated = tolerate.into_iter().map(tolerance).collect::<Result<_, _>>()?;
-        let validity = validity_seconds;
-        Ok(Policy { id, validity, unannounced_per_day, unlisted, runtime_pcr, require, tolerated })
+        Ok(Policy {
+            id: self.id,
+            validity: self.validity_seconds,
+            unannounced_per_day: self.unannounced_per_day,
+            unlisted: self.unlisted,
+            runtime_pcr: self.runtime_pcr,
+            require: self.require.into_iter().map(claim).collect::<Result<_, _>>()?,
+            unseen_boots: self.unseen_boots,
+            tolerated: self.tolerate.into_iter().map(tolerance).collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -196,12 +235,23 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_lasts_for_two_epochs_or_the_policy_is_refused() {
+        let policy = Policy::default();
+        assert_eq!(policy.check_period(3600), Ok(()));
+        assert_eq!(policy.check_period((policy.validity - 300) / 2), Ok(()));
+        let too_long = policy.check_period((policy.validity - 300) / 2 + 1).unwrap_err();
+        assert!(too_long.to_string().contains("set at least 10802"), "{too_long}");
+        assert!(policy.check_period(u64::MAX).is_err());
+    }
+
+    #[test]
     fn what_is_misspelt_is_refused_by_name() {
         for bad in [
             "unlisted = \"never\"",
             "tolerat = []",
             "require = [\"identity\"]",
             "validity_seconds = 0",
+            "unseen_boots = -1",
             "unannounced_per_day = 289",
             "[[tolerate]]\ncause = \"x.y\"\nwhy = \"\"\nuntil = 2027-01-01",
             "[[tolerate]]\ncause = \"overdue\"\nwhy = \"\"\nuntil = 07:32:00",

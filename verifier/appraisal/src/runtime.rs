@@ -1,7 +1,7 @@
 //! Runtime: replay of the attester's log and of IMA's list to the quote, and every entry held against the release.
 
 use evidence::{
-    claims::LogKind,
+    claims::{DeviceId, LogKind},
     envelope::{Attachment, Authentic},
     ima,
     pcr::{PcrValues, extend_sha256},
@@ -12,7 +12,8 @@ use reference_values::{ProductRef, ReferenceIndex};
 use crate::{
     UnixSeconds, boot,
     cause::Code,
-    state::{BootState, MeasuredFile, Track},
+    continuity::{Anchor, AnotherBoot},
+    state::{Approval, BootState, Finding, MeasuredFile, Track},
 };
 
 /// Where a log stands after a message.
@@ -26,6 +27,23 @@ pub(crate) enum Reach {
     Unused,
 }
 
+/// What is found, and what it is held against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finder {
+    /// Now.
+    pub(crate) now: UnixSeconds,
+    /// The last approval.
+    pub(crate) approval: Approval,
+}
+
+impl Finder {
+    /// Notes a finding. `anew`: not of an entry that was there before.
+    pub(crate) fn find(&self, boot: &mut BootState, code: Code, detail: String, anew: bool) {
+        let since = self.approval.first_after(self.now);
+        boot.find(Finding { code, detail, since }, anew.then_some(self.approval));
+    }
+}
+
 /// What a log is replayed into.
 pub(crate) struct Replay<'a> {
     /// The quoted PCR values.
@@ -35,20 +53,33 @@ pub(crate) struct Replay<'a> {
     /// What is held of this boot.
     pub(crate) boot: &'a mut BootState,
     /// Files reported by this message.
-    pub(crate) files: &'a mut Vec<MeasuredFile>,
-    /// Now.
-    pub(crate) now: UnixSeconds,
+    pub(crate) files: &'a mut Files,
+    /// Where the logs last explained a quote of this boot: what comes before is told again, not anew.
+    pub(crate) explained: Anchor,
+    /// Whether that is yet to be shown, because the TPM started again.
+    pub(crate) resuming: bool,
+    /// Notes findings.
+    pub(crate) finder: Finder,
+}
+
+/// Files that a message reports.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    /// In order: the runtime log's, then IMA's.
+    pub(crate) all: Vec<MeasuredFile>,
+    /// How many at the front are of entries that were there before.
+    pub(crate) told_again: usize,
 }
 
 /// Takes in a segment of the runtime log. The quote was made under the same lock as the log was written, so the match
 /// is exact: an entry beyond the quote contradicts as much as one that is missing.
-pub(crate) fn take_log(evidence: &Authentic, into: &mut Replay<'_>) -> Reach {
+pub(crate) fn take_log(evidence: &Authentic, into: &mut Replay<'_>) -> Result<Reach, AnotherBoot> {
     let target = into.pcrs.get(usize::from(into.runtime_pcr)).copied().unwrap_or_default();
     let start = into.boot.boot_log.as_ref().map_or([0; 32], |log| log.runtime_start);
     if let Some(segment) = evidence.attachment(LogKind::Runtime)
         && let Some(track) = continues(&into.boot.runtime, segment, start)
     {
-        match replay_segment(track, segment, &target, into) {
+        match replay_segment(track, segment, &target, into)? {
             Ok(track) => into.boot.runtime = track,
             Err(contradiction) => into.find(Code::LogMismatch, format!("runtime log: {contradiction}")),
         }
@@ -56,12 +87,32 @@ pub(crate) fn take_log(evidence: &Authentic, into: &mut Replay<'_>) -> Reach {
         // The device believes that more is held here than is: it learns so, and sends all of it again.
         into.boot.runtime = Track::from_start(start);
     }
-    reach(&into.boot.runtime, &target, &start)
+    into.reached(into.boot.runtime, &target, &start, into.explained.runtime)
 }
 
 impl Replay<'_> {
     fn find(&mut self, code: Code, detail: String) {
-        self.boot.find(code, detail, self.now);
+        self.finder.find(self.boot, code, detail, true);
+    }
+
+    /// A log that explains the quote with fewer entries than once explained another began anew since.
+    fn reached(
+        &self,
+        track: Track,
+        target: &[u8; 32],
+        start: &[u8; 32],
+        explained: Track,
+    ) -> Result<Reach, AnotherBoot> {
+        match reach(&track, target, start) {
+            Reach::Quote | Reach::Unused if self.resuming && track.next < explained.next => Err(AnotherBoot),
+            reach => Ok(reach),
+        }
+    }
+
+    /// A log that was replayed to where one explained a quote before the TPM started again must have its value there.
+    fn passes(&self, track: &Track, explained: &Track) -> Result<(), AnotherBoot> {
+        let elsewhere = track.next == explained.next && track.next > 0 && track.value != explained.value;
+        if self.resuming && elsewhere { Err(AnotherBoot) } else { Ok(()) }
     }
 }
 
@@ -82,56 +133,69 @@ fn continues(held: &Track, segment: &Attachment, start: [u8; 32]) -> Option<Trac
     }
 }
 
+/// The inner error is a contradiction, to be told.
 fn replay_segment(
     mut track: Track,
     segment: &Attachment,
     target: &[u8; 32],
     into: &mut Replay<'_>,
-) -> Result<Track, String> {
+) -> Result<Result<Track, String>, AnotherBoot> {
     let mut entries = runtime_log::entries(&segment.bytes, u32::from(into.runtime_pcr), track.next);
     let mut passed_quote = false;
-    while let Some((entry, digest)) = entries.measured().transpose().map_err(|error| error.to_string())? {
-        if passed_quote {
-            return Err("it goes on beyond the quoted value".into());
-        }
+    loop {
+        let (entry, digest) = match entries.measured() {
+            None => break,
+            Some(Err(error)) => return Ok(Err(error.to_string())),
+            Some(Ok(_)) if passed_quote => return Ok(Err("it goes on beyond the quoted value".into())),
+            Some(Ok(measured)) => measured,
+        };
+        into.take_entry(&entry, track.next >= into.explained.runtime.next);
         track.value = extend_sha256(&track.value, &digest);
         track.next = track.next.saturating_add(1);
         passed_quote = track.value == *target;
-        into.take_entry(&entry);
+        into.passes(&track, &into.explained.runtime)?;
     }
-    if track.next.checked_sub(segment.first) == Some(segment.count) {
+    Ok(if track.next.checked_sub(segment.first) == Some(segment.count) {
         Ok(track)
     } else {
         Err("it holds another number of entries than was signed for".into())
-    }
+    })
 }
 
 impl Replay<'_> {
-    fn take_entry(&mut self, entry: &runtime_log::Entry<'_>) {
+    fn take_entry(&mut self, entry: &runtime_log::Entry<'_>, anew: bool) {
         let path = printable(entry.path);
-        match entry.kind {
+        let (code, detail) = match entry.kind {
             Kind::Executable | Kind::MappedFile | Kind::DeletedFile | Kind::MemoryOnly => {
-                self.files.push(MeasuredFile { digest: entry.digest, path, kind: entry.kind.name().to_owned() });
+                let kind = entry.kind.name().to_owned();
+                self.files.all.push(MeasuredFile { digest: entry.digest, path, kind });
+                self.files.told_again = self.files.told_again.saturating_add(usize::from(!anew));
+                return;
             }
-            Kind::Unmeasured => self.find(Code::RuntimeUnmeasured, path),
-            Kind::Overflow => self.find(Code::RuntimeUnmeasured, format!("{} events were lost", entry.size)),
-            Kind::AnonymousMemory => self.find(Code::RuntimeFromMemory, format!("{path} (memory without a file)")),
-            Kind::TextChanged => self.find(Code::RuntimeTextChanged, path),
-        }
+            Kind::Unmeasured => (Code::RuntimeUnmeasured, path),
+            Kind::Overflow => (Code::RuntimeUnmeasured, format!("{} events were lost", entry.size)),
+            Kind::AnonymousMemory => (Code::RuntimeFromMemory, format!("{path}{WITHOUT_A_FILE}")),
+            Kind::TextChanged => (Code::RuntimeTextChanged, path),
+        };
+        self.finder.find(self.boot, code, detail, anew);
     }
 }
 
+/// Ends the detail of memory without a file, where others end in a digest.
+const WITHOUT_A_FILE: &str = " (memory without a file)";
+
 /// Takes in a segment of IMA's list. The quote was made before the list was read, so the list may be ahead: the
 /// shortest prefix that leads to the quote counts, the rest is neither judged nor acknowledged.
-pub(crate) fn take_ima(evidence: &Authentic, into: &mut Replay<'_>) -> Reach {
+pub(crate) fn take_ima(evidence: &Authentic, into: &mut Replay<'_>) -> Result<Reach, AnotherBoot> {
     let target = into.pcrs.get(ima::DEFAULT_PCR as usize).copied().unwrap_or_default();
     if let Some(segment) = evidence.attachment(LogKind::Ima)
         && let Some(track) = continues(&into.boot.ima, segment, [0; 32])
     {
         if target == [0; 32] && segment.count > 0 {
             into.find(Code::ImaNoTpm, "PCR 10 is zero while the list has entries".into());
-            return Reach::Unused;
+            return into.reached(into.boot.ima, &target, &[0; 32], into.explained.ima);
         }
+        into.passes_ima(&track, segment)?;
         match replay_ima(track, segment, &target, into) {
             Ok(track) => into.boot.ima = track,
             Err(contradiction) => into.find(Code::LogMismatch, format!("IMA list: {contradiction}")),
@@ -139,7 +203,24 @@ pub(crate) fn take_ima(evidence: &Authentic, into: &mut Replay<'_>) -> Reach {
     } else if into.boot.ima.value != target {
         into.boot.ima = Track::from_start([0; 32]);
     }
-    reach(&into.boot.ima, &target, &[0; 32])
+    into.reached(into.boot.ima, &target, &[0; 32], into.explained.ima)
+}
+
+impl Replay<'_> {
+    /// As [`Self::passes`]: values along a chain do not come again, so the held one is where it was, or nowhere.
+    fn passes_ima(&self, track: &Track, segment: &Attachment) -> Result<(), AnotherBoot> {
+        let explained = &self.explained.ima;
+        let Some(ahead) = explained.next.checked_sub(track.next).filter(|ahead| *ahead > 0 && self.resuming) else {
+            return Ok(());
+        };
+        match ima::shortest_prefix(&segment.bytes, ima::DEFAULT_PCR, &track.value, &explained.value) {
+            Ok(prefix) if prefix.reached => Ok(()),
+            // The segment ends before, or is told as a contradiction where it is replayed.
+            Ok(prefix) if u64::try_from(prefix.entries).is_ok_and(|entries| entries < ahead) => Ok(()),
+            Err(_) => Ok(()),
+            Ok(_) => Err(AnotherBoot),
+        }
+    }
 }
 
 fn replay_ima(track: Track, segment: &Attachment, target: &[u8; 32], into: &mut Replay<'_>) -> Result<Track, String> {
@@ -165,7 +246,7 @@ impl Replay<'_> {
             }
         } else if let Some(digest) = entry.fields.digest {
             match digest.bytes.try_into() {
-                Ok(digest) => self.files.push(MeasuredFile { digest, path, kind: "ima".into() }),
+                Ok(digest) => self.files.all.push(MeasuredFile { digest, path, kind: "ima".into() }),
                 Err(_) => self.find(Code::RuntimeUnmeasured, format!("{path}: digest is not SHA-256")),
             }
         }
@@ -173,29 +254,49 @@ impl Replay<'_> {
     }
 }
 
-/// Holds files against the releases of a product, and narrows down which release this is.
+/// Holds files against the releases of a product, and narrows down which release this is. `anew`: they were not there
+/// before.
 pub(crate) fn judge_files<'a>(
     references: &ReferenceIndex,
     product: ProductRef<'_>,
     files: impl IntoIterator<Item = &'a MeasuredFile>,
+    anew: bool,
     boot: &mut BootState,
-    now: UnixSeconds,
+    finder: &Finder,
 ) {
     for file in files {
-        let listing: Vec<String> = product
-            .executable(&file.digest)
-            .into_iter()
-            .flatten()
-            .filter_map(|id| references.release(*id))
-            .filter(|release| boot::is_valid(release, now))
-            .map(|release| release.name().to_owned())
-            .collect();
+        let listing = listing(references, product, &file.digest, finder.now);
         if listing.is_empty() {
-            boot.find(unlisted_code(file), detail(file), now);
+            finder.find(boot, unlisted_code(file), detail(file), anew);
         } else {
             narrow(&mut boot.releases, &listing);
         }
     }
+}
+
+/// Releases that list a file, among those that count at `now`.
+fn listing(references: &ReferenceIndex, product: ProductRef<'_>, digest: &[u8; 32], now: UnixSeconds) -> Vec<String> {
+    let listing = product.executable(digest).into_iter().flatten().filter_map(|id| references.release(*id));
+    listing.filter(|release| boot::is_valid(release, now)).map(|release| release.name().to_owned()).collect()
+}
+
+/// Whether a finding is about a file that a release lists by now.
+pub(crate) fn is_listed(
+    references: &ReferenceIndex,
+    product: ProductRef<'_>,
+    finding: &Finding,
+    now: UnixSeconds,
+) -> bool {
+    let by_reference = [Code::RuntimeUnknownExecutable, Code::RuntimeFromMemory].contains(&finding.code);
+    let digest = digest_in(&finding.detail).filter(|_| by_reference);
+    digest.is_some_and(|digest| !listing(references, product, &digest, now).is_empty())
+}
+
+/// The digest at the very end of a [`detail`]. What stands before it is a name of the device's choice, and says nothing.
+pub(crate) fn digest_in(detail: &str) -> Option<[u8; 32]> {
+    let (_, digits) = detail.rsplit_once(" sha256:")?;
+    // Written as a device's id is: 64 lower-case hex digits.
+    digits.parse().ok().map(|DeviceId(digest)| digest)
 }
 
 fn unlisted_code(file: &MeasuredFile) -> Code {

@@ -1,7 +1,5 @@
 //! What a verifier remembers of a device between two evidence messages, and what it knows of it beside evidence.
 
-use std::sync::Arc;
-
 use evidence::{
     claims::Why,
     pcr::PcrValues,
@@ -13,61 +11,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     UnixSeconds,
-    cause::{Cause, Code},
+    cause::{Cause, Code, End},
+    continuity::{Anchor, Interval, Pace},
     freshness::Last,
+    standing::Standing,
     verdict::Verdict,
 };
 
 /// Findings kept per boot; further ones are counted, not kept: the verdict is the same, and a device must not be able
 /// to grow its row.
 pub const MAX_FINDINGS: usize = 64;
-
-/// What kind of root the device's EK certificate leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EkClass {
-    /// A TPM maker's: hardware or firmware.
-    Hardware,
-    /// A software TPM's.
-    #[default]
-    Software,
-}
-
-/// TPM firmware that a deny list names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FirmwareRange {
-    /// Lowest firmwareVersion, as quotes state it.
-    pub first: u64,
-    /// Highest.
-    pub last: u64,
-    /// Why it is denied.
-    pub why: String,
-}
-
-/// What is known of a device from enrolment, from operators and from lists. Never from evidence.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Standing {
-    /// Class of the EK's root.
-    pub ek_class: EkClass,
-    /// Which product it is, by endorsement or an operator's word.
-    pub product: Option<String>,
-    /// Why it is shut out, if it is.
-    pub revoked: Option<String>,
-    /// Since when it is shut out; 0 where that is not known.
-    pub revoked_at: UnixSeconds,
-    /// Whether its endorsement key has no certificate, and an operator's word stands in for it.
-    pub no_ek_certificate: bool,
-    /// When somebody proved its endorsement key with another attestation key than the registered one.
-    pub key_changed: Option<UnixSeconds>,
-    /// What checking its endorsement key's certificate again came to, where it is good no more: one of
-    /// [`Code::IdentityEkRevoked`], [`Code::IdentityEkDenied`] and [`Code::IdentityEkUntrusted`].
-    pub endorsement: Option<Finding>,
-    /// Firmware of its TPM's maker that is denied.
-    pub denied_firmware: Arc<[FirmwareRange]>,
-    /// When an operator last approved it; 0 for never. Causes with [`crate::cause::End::Operator`] that were there by
-    /// then are over.
-    pub approved_at: UnixSeconds,
-}
+/// Compromises of earlier boots that are kept.
+pub const MAX_COMPROMISED: usize = 16;
 
 /// A program, library or other file with code that a log reported.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -132,6 +87,18 @@ pub struct BootState {
     pub further_findings: u64,
     /// Releases that list everything seen so far.
     pub releases: Option<Vec<String>>,
+    /// Where the logs last explained a quote, while they stand elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) anchor: Option<Anchor>,
+    /// restartCount before the TPM started again, until the logs show whether the boot went on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) resumed_from: Option<u32>,
+    /// What quotes cover of this boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) attested: Option<Interval>,
+    /// Quotes that the TPM's clock is held against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pace: Option<Pace>,
 }
 
 /// What is kept of a boot log that replays to the quote.
@@ -161,6 +128,10 @@ impl BootState {
             findings: Vec::new(),
             further_findings: 0,
             releases: None,
+            anchor: None,
+            resumed_from: None,
+            attested: None,
+            pace: None,
         }
     }
 
@@ -187,15 +158,56 @@ impl BootState {
         }
     }
 
-    pub(crate) fn find(&mut self, code: Code, detail: String, now: UnixSeconds) {
-        if self.findings.iter().any(|known| known.code == code && known.detail == detail) {
-            return;
-        }
-        if self.findings.len() < MAX_FINDINGS {
-            self.findings.push(Finding { code, detail, since: now });
-        } else {
+    /// Notes what was found, once. Where an operator ended the very same finding, and it is there `anew`, it begins anew.
+    pub(crate) fn find(&mut self, found: Finding, anew: Option<Approval>) {
+        let same = |known: &&mut Finding| known.code == found.code && known.detail == found.detail;
+        if let Some(known) = self.findings.iter_mut().find(same) {
+            if anew.is_some_and(|approval| approval.ended(known)) {
+                known.since = found.since;
+            }
+        } else if !keep(&mut self.findings, MAX_FINDINGS, found) {
             self.further_findings = self.further_findings.saturating_add(1);
         }
+    }
+
+    /// What is covered of this boot.
+    #[must_use]
+    pub fn attested(&self) -> Option<Attested> {
+        let Interval { from, until } = self.attested?;
+        Some(Attested { from, until, reset: self.reset, restart: self.restart })
+    }
+}
+
+/// Adds a finding among at most `max`; false where it had to go, or another for it. Where there is no room, the first of
+/// a kind takes the place of the last of the most frequent kind: many findings must hide no other cause.
+pub(crate) fn keep(findings: &mut Vec<Finding>, max: usize, found: Finding) -> bool {
+    if findings.len() < max {
+        findings.push(found);
+        return true;
+    }
+    if findings.iter().all(|known| known.code != found.code) {
+        let count = |code: Code| findings.iter().filter(|known| known.code == code).count();
+        let most = findings.iter().map(|known| known.code).max_by_key(|code| count(*code));
+        if let Some(place) = findings.iter_mut().rev().find(|known| Some(known.code) == most) {
+            *place = found;
+        }
+    }
+    false
+}
+
+/// An operator's last approval; 0 for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Approval(pub(crate) UnixSeconds);
+
+impl Approval {
+    /// Whether it ended this finding: one that an operator ends, and that was there by then.
+    pub(crate) fn ended(self, finding: &Finding) -> bool {
+        finding.code.row().end == End::Operator && finding.since <= self.0
+    }
+
+    /// Since when a finding of `now` counts: what is judged with the approval in view was not there for it.
+    pub(crate) fn first_after(self, now: UnixSeconds) -> UnixSeconds {
+        now.max(self.0.saturating_add(1))
     }
 }
 
@@ -268,7 +280,14 @@ impl DeviceState {
         self.references != *references.id() || self.product != standing.product
     }
 
-    /// Verdict and causes as they stand at `now`: what has expired says nothing any more.
+    /// What is covered of the present boot.
+    #[must_use]
+    pub fn attested(&self) -> Option<Attested> {
+        self.boot.attested()
+    }
+
+    /// Verdict and causes as they stand at `now`: what has expired says nothing any more. What is known beside evidence is
+    /// in [`crate::Current`].
     #[must_use]
     pub fn at(&self, now: UnixSeconds) -> (Verdict, Vec<Cause>) {
         if now < self.expires {
