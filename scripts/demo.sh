@@ -76,9 +76,10 @@ say "making a TPM with endorsement keys, a verifier, and a device with a small r
 make_swtpm "$demo/tpm"
 start_swtpm "$demo/tpm"
 children+=("$SWTPM_PID")
-broker=127.0.0.1:$(free_port)
+devices_port=$(free_port) enrolment_port=$(free_port) service_port=$(free_port)
 http=127.0.0.1:$(free_port)
-"$bin/verifier" init "$demo/verifier" --name demo --broker "$broker" --http "$http" >"$demo/init.log"
+"$bin/verifier" init "$demo/verifier" --name demo --http "$http" --broker "127.0.0.1:$devices_port" \
+  --enrolment-port "$enrolment_port" --service-port "$service_port" >"$demo/init.log"
 install -m 644 scripts/demo/policy.toml "$demo/verifier/policy.toml"
 for certificate in issuercert swtpm-localca-rootca-cert; do
   verifier roots add "$demo/tpm/ca/$certificate.pem" --software >>"$demo/init.log"
@@ -86,19 +87,10 @@ done
 make_root "$root" "$bin/attester" scripts/demo/init
 cp "$BOOT_LOG" "$root/boot/eventlog.bin"
 cp "$demo"/verifier/{verifier.pub.pem,broker/{ca,enrol}.pem,broker/enrol.key} "$root/etc/countersign/"
-cat >"$root/etc/countersign/attester.toml" <<TOML
-tcti = "$SWTPM_TCTI"
-boot_log = "/boot/eventlog.bin"
-sweep_seconds = 1
-[broker]
-address = "$broker"
-ca = "/etc/countersign/ca.pem"
-certificate = "/etc/countersign/enrol.pem"
-key = "/etc/countersign/enrol.key"
-[[verifier]]
-name = "demo"
-key = "/etc/countersign/verifier.pub.pem"
-TOML
+{
+  printf 'tcti = "%s"\nboot_log = "/boot/eventlog.bin"\nsweep_seconds = 1\n' "$SWTPM_TCTI"
+  cat "$demo/verifier/attester.toml.example"
+} >"$root/etc/countersign/attester.toml"
 
 # Firmware's part: each event of a boot that was captured on a virtual machine, into the PCR that it was measured into.
 measured_boot() {
@@ -158,7 +150,7 @@ await 30 "startup verdict" is_affirmed
 done_with "startup: $(device_json | jq -r '"\(.verdict), release \(.release), \(.last_check), until \(.expires)"')"
 
 # Listens as an auditor would, for an old message to play back later.
-mosquitto_sub -h 127.0.0.1 -p "${broker#*:}" --cafile "$demo/verifier/broker/ca.pem" -V mqttv5 -i auditor \
+mosquitto_sub -h 127.0.0.1 -p "$service_port" --cafile "$demo/verifier/broker/ca.pem" -V mqttv5 -i auditor \
   --cert "$demo/verifier/broker/verifier.pem" --key "$demo/verifier/broker/verifier.key" \
   -t "cs/1/$id/up/evidence" -C 1 -N -W 60 >"$demo/old-evidence" 2>"$demo/auditor.log" &
 auditor=$!
@@ -200,7 +192,7 @@ done_with "restarted into a clean boot: $(verdict); history: $(verifier history 
 # As the device, with its own certificate, on its own topic: only the message is not what it should be.
 stop_device
 publish() {
-  mosquitto_pub -h 127.0.0.1 -p "${broker#*:}" --cafile "$demo/verifier/broker/ca.pem" -V mqttv5 -q 1 -i "$id" \
+  mosquitto_pub -h 127.0.0.1 -p "$devices_port" --cafile "$demo/verifier/broker/ca.pem" -V mqttv5 -q 1 -i "$id" \
     --cert "$root/var/lib/countersign/attester/connection.pem" --key "$root/var/lib/countersign/attester/connection.key" \
     -t "cs/1/$id/up/evidence" -f "$1"
 }

@@ -41,8 +41,9 @@ trap end EXIT
 make_swtpm "$work/tpm"
 start_swtpm "$work/tpm"
 children=("$SWTPM_PID")
-broker=127.0.0.1:$(free_port)
-"$verifier" init "$work/verifier" --name footprint --broker "$broker" --http "127.0.0.1:$(free_port)" >"$work/init.log"
+broker=127.0.0.1:$(free_port) enrolment_port=$(free_port)
+"$verifier" init "$work/verifier" --name footprint --broker "$broker" --enrolment-port "$enrolment_port" \
+  --service-port "$(free_port)" --http "127.0.0.1:$(free_port)" >"$work/init.log"
 cp "$work"/tpm/ca/{issuercert,swtpm-localca-rootca-cert}.pem "$work/verifier/ek_roots/software/"
 "$verifier" serve --config "$work/verifier/verifier.toml" >"$work/verifier.log" 2>&1 &
 children=("$!" "${children[@]}")
@@ -53,6 +54,7 @@ tcti = "$SWTPM_TCTI"
 state_dir = "$work/state"
 [broker]
 address = "$broker"
+enrolment_address = "127.0.0.1:$enrolment_port"
 ca = "$keys/ca.pem"
 certificate = "$keys/enrol.pem"
 key = "$keys/enrol.key"

@@ -22,6 +22,27 @@ pub const BOOT_LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/qe
 /// How long anything may take before a test gives up: far beyond what it takes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where the brokers listen, on loopback.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// For devices.
+    pub devices: u16,
+    /// For who enrols.
+    pub enrolment: u16,
+    /// For verifiers.
+    pub services: u16,
+}
+
+impl Ports {
+    /// Ports that are free.
+    ///
+    /// # Errors
+    /// Where the system has none.
+    pub fn free() -> Result<Self> {
+        Ok(Self { devices: free_port()?, enrolment: free_port()?, services: free_port()? })
+    }
+}
+
 /// See the module.
 pub struct Deployment {
     /// The device's TPM.
@@ -31,7 +52,7 @@ pub struct Deployment {
     /// The device's state.
     pub state_dir: PathBuf,
     config: PathBuf,
-    broker: String,
+    ports: Ports,
     serving: Option<Child>,
     dir: TempDir,
 }
@@ -46,9 +67,9 @@ impl Deployment {
         let tpm = Swtpm::try_start()?;
         let verifier_dir = dir.path().join("verifier");
         let state_dir = dir.path().join("state");
-        let broker = format!("127.0.0.1:{}", free_port()?);
+        let ports = Ports::free()?;
         let mut deployment =
-            Self { tpm, verifier_dir, state_dir, config: dir.path().join("attester.toml"), broker, serving: None, dir };
+            Self { tpm, verifier_dir, state_dir, config: dir.path().join("attester.toml"), ports, serving: None, dir };
         deployment.init()?;
         deployment.measured_boot()?;
         deployment.serve()?;
@@ -97,7 +118,9 @@ impl Deployment {
         let init = program("verifier")?
             .arg("init")
             .arg(dir)
-            .args(["--name", "demo", "--broker", &self.broker])
+            .args(["--name", "demo", "--broker", &format!("127.0.0.1:{}", self.ports.devices)])
+            .args(["--enrolment-port", &self.ports.enrolment.to_string()])
+            .args(["--service-port", &self.ports.services.to_string()])
             .args(["--http", &http])
             .output()?;
         succeeded("verifier init", &init)?;
@@ -111,10 +134,11 @@ impl Deployment {
         let broker = self.verifier_dir.join("broker");
         let config = format!(
             "tcti = {:?}\nstate_dir = {:?}\nboot_log = {BOOT_LOG:?}\nima_log = \"/nonexistent\"\nsweep_seconds = 1\n\
-             [broker]\naddress = {:?}\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n[[verifier]]\nname = \"demo\"\nkey = {key:?}\n",
+             [broker]\naddress = \"127.0.0.1:{}\"\nenrolment_address = \"127.0.0.1:{}\"\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n[[verifier]]\nname = \"demo\"\nkey = {key:?}\n",
             self.tpm.tcti,
             self.state_dir,
-            self.broker,
+            self.ports.devices,
+            self.ports.enrolment,
             broker.join("ca.pem"),
             broker.join("enrol.pem"),
             broker.join("enrol.key"),
@@ -316,19 +340,28 @@ impl Deployment {
         Ok(answer)
     }
 
-    /// Publishes as a holder of one of the broker's certificates: `who` is a certificate without its ending below the
-    /// verifier's `broker/` folder, or the device itself for `device`.
+    /// Where the brokers listen.
+    #[must_use]
+    pub const fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Publishes as a holder of one of the brokers' certificates, where that opens a door: `who` is `device`, `enrol` (whose
+    /// client ids begin with `d-`) or `verifier`.
     ///
     /// # Errors
     /// Where `mosquitto_pub` cannot be started.
     pub fn publish(&self, who: &str, client: &str, topic: &str, message: &[u8]) -> Result<Output> {
         let file = self.dir.path().join("message");
         fs::write(&file, message)?;
-        let (host, port) = self.broker.rsplit_once(':').context("address")?;
         let broker = self.verifier_dir.join("broker");
-        let base = if who == "device" { self.state_dir.join("connection") } else { broker.join(who) };
+        let (port, base) = match who {
+            "device" => (self.ports.devices, self.state_dir.join("connection")),
+            "enrol" => (self.ports.enrolment, broker.join(who)),
+            _ => (self.ports.services, broker.join(who)),
+        };
         Ok(Command::new("mosquitto_pub")
-            .args(["-h", host, "-p", port, "-V", "mqttv5", "-q", "1", "-i", client, "-t", topic])
+            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "mqttv5", "-q", "1", "-i", client, "-t", topic])
             .arg("--cafile")
             .arg(broker.join("ca.pem"))
             .arg("--cert")

@@ -1,10 +1,11 @@
-//! The broker as a child process: in goes mosquitto's configuration, out comes a running mosquitto, started again when it
-//! dies and ended with this program. Its own words go to the log.
+//! A broker as a child process: in goes mosquitto's configuration, out comes a running mosquitto, started again when it
+//! dies, told to read its topic rules again, and ended with this program. Its own words go to the log.
 
 use std::{
     env,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     process::{Child, Command},
-    sync::watch,
+    sync::{Notify, watch},
     time::{sleep, timeout},
 };
 
@@ -37,7 +38,7 @@ pub enum BrokerError {
     NotInstalled,
     /// No configuration.
     #[error(
-        "the broker's configuration {0} does not exist: `verifier init` makes one, and `mosquitto` under [broker] names it"
+        "the broker's configuration {0} does not exist: `verifier init` makes one, and `mosquitto` and `enrolment` under [broker] name two"
     )]
     NoConfiguration(String),
 }
@@ -63,18 +64,14 @@ impl Mosquitto {
         Ok(Self { program, setpriv: find("setpriv"), configuration: configuration.to_owned() })
     }
 
-    /// Keeps it running until `stop` turns true, then ends it.
-    pub async fn supervise(self, mut stop: watch::Receiver<bool>) {
+    /// Keeps it running until `stop` turns true, then ends it. After `reload` it reads rules and lists again.
+    pub async fn supervise(self, mut stop: watch::Receiver<bool>, reload: Arc<Notify>) {
         let mut wait = FIRST_WAIT;
         loop {
             let started = Instant::now();
             match self.start() {
                 Ok(mut child) => {
-                    let ended = tokio::select! {
-                        ended = child.wait() => ended,
-                        () = stopped(&mut stop) => return end(child).await,
-                    };
-                    let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+                    let Some(how) = attend(&mut child, &mut stop, &reload).await else { return end(child).await };
                     tracing::error!("mosquitto ended with {how}; what it said stands above; starting it again");
                 }
                 Err(error) => tracing::error!("cannot start {}: {error}", self.program.display()),
@@ -110,12 +107,32 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
+/// How it ended; `None` where it is time to end it.
+async fn attend(child: &mut Child, stop: &mut watch::Receiver<bool>, reload: &Notify) -> Option<String> {
+    loop {
+        tokio::select! {
+            ended = child.wait() => {
+                return Some(ended.map_or_else(|error| error.to_string(), |status| status.to_string()));
+            }
+            () = stopped(stop) => return None,
+            () = reload.notified() => {
+                if !send(child, Signal::HUP) {
+                    tracing::error!("mosquitto could not be told to read its rules again");
+                }
+            }
+        }
+    }
+}
+
+/// Not yet waited for, so the number is still its own.
+fn send(child: &Child, signal: Signal) -> bool {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
+}
+
 /// Asks it to end, and insists.
 async fn end(mut child: Child) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    // Not yet waited for, so the number is still its own.
-    let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
-    if !asked || timeout(ENDS_WITHIN, child.wait()).await.is_err() {
+    if !send(&child, Signal::TERM) || timeout(ENDS_WITHIN, child.wait()).await.is_err() {
         drop(child.kill().await);
     }
 }

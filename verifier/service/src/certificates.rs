@@ -1,13 +1,17 @@
-//! Certificates for connections to the broker: in go keys and names, out come X.509 certificates by the broker's own CA.
-//! They say who may write to which topic and nothing more: whose evidence it is, the TPM's signature says.
+//! Certificates for connections to the broker: in go keys and names, out come X.509 certificates, and lists of those that
+//! are revoked. They say who may write to which topic and nothing more: whose evidence it is, the TPM's signature says.
+//!
+//! Three CAs keep three kinds of client apart, each with a listener of its own: devices, strangers who enrol, and services
+//! (verifiers, the bridge, and the brokers' own names).
 
 use std::{fs, io, path::Path, time::Duration};
 
 use appraisal::UnixSeconds;
 use evidence::claims::DeviceId;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, RevokedCertParams,
+    SerialNumber, SignatureAlgorithm,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -17,16 +21,16 @@ use x509_cert::{
     der::{Decode as _, Encode as _},
 };
 
-/// Subject of the CA. Always the same, so that the certificate need not be read back to issue with its key.
-const CA_NAME: &str = "Countersign broker CA";
 /// How long a device's certificate lasts, seconds: 90 days. It outlasts a long outage, and a device that is shut out
 /// loses the broker within a season even where nobody keeps a revocation list there.
 pub const DEVICE_LIFETIME: u64 = 90 * DAY;
 /// How long the CA and the certificates beside its key last, seconds: ten years, a device's life in the field. A shorter
 /// life of certificates that lie in the CA's own folder would protect nothing.
 const CA_LIFETIME: u64 = 3650 * DAY;
+/// Bytes of a serial number (RFC 5280 §4.1.2.2).
+pub const SERIAL: usize = 16;
 /// A device whose clock is behind by no more than this can use a new certificate at once.
-const CLOCK_SKEW: u64 = DAY;
+pub const CLOCK_SKEW: u64 = DAY;
 const DAY: u64 = 24 * 3600;
 /// DER of a P-256 SubjectPublicKeyInfo before its point (RFC 5480 §2).
 const P256_SPKI: [u8; 26] = [
@@ -47,7 +51,7 @@ pub enum CertificateError {
     },
     /// CA certificate and key are not a pair that `verifier init` made.
     #[error(
-        "{certificate} and {key} are not a CA that `verifier init` made; leave `broker.ca_key` pointing nowhere to hand out no certificates"
+        "{certificate} and {key} are not the devices' CA that `verifier init` made; leave `broker.ca_key` pointing nowhere to hand out no certificates"
     )]
     NotOurCa {
         /// Certificate.
@@ -75,6 +79,15 @@ impl ConnectionKey {
         let point: [u8; 65] = spki.strip_prefix(&P256_SPKI)?.try_into().ok()?;
         (point[0] == 4).then_some(Self(point))
     }
+
+    /// SubjectPublicKeyInfo, PEM (RFC 7468).
+    #[must_use]
+    pub fn pem(&self) -> String {
+        let base64 = data_encoding::BASE64.encode(&[&P256_SPKI[..], &self.0].concat());
+        // 91 bytes are 124 letters: two lines.
+        let (first, second) = base64.split_at(64);
+        format!("-----BEGIN PUBLIC KEY-----\n{first}\n{second}\n-----END PUBLIC KEY-----\n")
+    }
 }
 
 impl PublicKeyData for ConnectionKey {
@@ -87,13 +100,55 @@ impl PublicKeyData for ConnectionKey {
     }
 }
 
-/// The broker's CA.
+/// Whom a CA certifies. Its subject is always the same, so that the certificate need not be read back to issue with its
+/// key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Enrolled devices.
+    Devices,
+    /// Whoever enrols.
+    Enrolment,
+    /// Brokers, verifiers and what else belongs to the service.
+    Services,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Devices => "Countersign devices CA",
+            Self::Enrolment => "Countersign enrolment CA",
+            Self::Services => "Countersign services CA",
+        }
+    }
+}
+
+/// A CA of the broker.
 pub struct BrokerCa(Issuer<'static, KeyPair>);
 
 impl std::fmt::Debug for BrokerCa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("BrokerCa")
     }
+}
+
+/// A device's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// PEM. The CA is the broker's root and is not repeated.
+    pub pem: String,
+    /// Serial number, big-endian.
+    pub serial: Vec<u8>,
+    /// When it ends.
+    pub not_after: UnixSeconds,
+}
+
+/// A certificate that must not be used any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// Serial number, big-endian.
+    pub serial: Vec<u8>,
+    /// Since when.
+    pub since: UnixSeconds,
 }
 
 /// A certificate with its key, PEM both.
@@ -109,8 +164,8 @@ impl BrokerCa {
     ///
     /// # Errors
     /// [`CertificateError`]
-    pub fn make(now: UnixSeconds) -> Result<(Self, Credentials), CertificateError> {
-        let mut params = params(CA_NAME, now, CA_LIFETIME)?;
+    pub fn make(kind: Kind, now: UnixSeconds) -> Result<(Self, Credentials), CertificateError> {
+        let mut params = params(kind.name(), now, CA_LIFETIME)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -118,7 +173,7 @@ impl BrokerCa {
         Ok((Self(Issuer::new(params, key)), files))
     }
 
-    /// Reads what [`Self::make`] wrote; `None` without a key: then nothing is issued.
+    /// Reads the devices' CA that [`Self::make`] made; `None` without a key: then nothing is issued.
     ///
     /// # Errors
     /// [`CertificateError`]
@@ -140,12 +195,12 @@ impl BrokerCa {
         let known = Certificate::from_der(&der).map_err(|_| foreign())?;
         let spki = known.tbs_certificate().subject_public_key_info().to_der().map_err(|_| foreign())?;
         let subject = known.tbs_certificate().subject().to_string();
-        if spki != pair.subject_public_key_info() || subject != format!("CN={CA_NAME}") {
+        if spki != pair.subject_public_key_info() || subject != format!("CN={}", Kind::Devices.name()) {
             return Err(foreign());
         }
         let mut params = CertificateParams::default();
-        params.distinguished_name = name(CA_NAME);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name = name(Kind::Devices.name());
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Ok(Some(Self(Issuer::new(params, pair))))
     }
 
@@ -159,7 +214,7 @@ impl BrokerCa {
         self.credentials(params, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// For a client whose key is made here: the verifier, and the shared one for enrolment.
+    /// For a client whose key is made here: the verifier, the bridge, and the shared one for enrolment.
     ///
     /// # Errors
     /// [`CertificateError`]
@@ -167,13 +222,40 @@ impl BrokerCa {
         self.credentials(params(user, now, CA_LIFETIME)?, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    /// For an enrolled device, PEM: the CA is the broker's root and is not repeated.
+    /// For an enrolled device.
     ///
     /// # Errors
     /// [`CertificateError`]
-    pub fn device(&self, id: &DeviceId, key: &ConnectionKey, now: UnixSeconds) -> Result<String, CertificateError> {
+    pub fn device(&self, id: &DeviceId, key: &ConnectionKey, now: UnixSeconds) -> Result<Issued, CertificateError> {
         let params = leaf(params(&id.to_string(), now, DEVICE_LIFETIME)?, ExtendedKeyUsagePurpose::ClientAuth);
-        Ok(params.signed_by(key, &self.0)?.pem())
+        let serial = params.serial_number.as_ref().map(SerialNumber::to_bytes).unwrap_or_default();
+        let pem = params.signed_by(key, &self.0)?.pem();
+        Ok(Issued { pem, serial, not_after: now.saturating_add(DEVICE_LIFETIME) })
+    }
+
+    /// The list of certificates that are revoked (RFC 5280 §5), PEM. `number` grows from list to list, and is the time
+    /// from which the list counts: of two lists OpenSSL takes the later. It lasts as long as the CA, since a broker
+    /// refuses everyone once its list has run out.
+    ///
+    /// # Errors
+    /// [`CertificateError`]
+    pub fn revocation_list(&self, revoked: &[Revoked], number: UnixSeconds) -> Result<String, CertificateError> {
+        let at = |seconds| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+        let entry = |revoked: &Revoked| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&revoked.serial),
+            revocation_time: at(revoked.since),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: at(number),
+            next_update: at(number.saturating_add(CA_LIFETIME)),
+            crl_number: SerialNumber::from_slice(&number.to_be_bytes()),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&self.0)?.pem()?)
     }
 
     fn credentials(
@@ -202,8 +284,8 @@ fn name(common: &str) -> rcgen::DistinguishedName {
 }
 
 fn params(common: &str, now: UnixSeconds, lifetime: u64) -> Result<CertificateParams, CertificateError> {
-    let at = |seconds: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
-    let mut serial = [0; 16];
+    let at = |seconds| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+    let mut serial = [0; SERIAL];
     SystemRandom::new().fill(&mut serial).map_err(|_| CertificateError::Random)?;
     // A serial number is a positive INTEGER (RFC 5280 §4.1.2.2).
     serial[0] = serial[0] & 0x7F | 0x40;
@@ -225,19 +307,26 @@ mod tests {
     fn a_ca_that_was_written_issues_again_and_another_pair_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let [certificate, key, other] = ["ca.pem", "ca.key", "other.key"].map(|name| dir.path().join(name));
-        let (_, files) = BrokerCa::make(NOW).unwrap();
+        let (_, files) = BrokerCa::make(Kind::Devices, NOW).unwrap();
         fs::write(&certificate, files.certificate).unwrap();
         fs::write(&key, files.key.as_str()).unwrap();
-        fs::write(&other, BrokerCa::make(NOW).unwrap().1.key.as_str()).unwrap();
+        fs::write(&other, BrokerCa::make(Kind::Devices, NOW).unwrap().1.key.as_str()).unwrap();
         let ca = BrokerCa::load(&certificate, &key).unwrap().unwrap();
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let connection = ConnectionKey::read(&pair.subject_public_key_info()).unwrap();
-        let pem = ca.device(&DeviceId([7; 32]), &connection, NOW).unwrap();
-        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let issued = ca.device(&DeviceId([7; 32]), &connection, NOW).unwrap();
+        let der = CertificateDer::from_pem_slice(issued.pem.as_bytes()).unwrap();
         let device = Certificate::from_der(&der).unwrap();
+        assert_eq!(device.tbs_certificate().serial_number().as_bytes(), issued.serial);
+        let until = device.tbs_certificate().validity().not_after.to_unix_duration().as_secs();
+        assert_eq!((until, issued.not_after), (NOW + DEVICE_LIFETIME, NOW + DEVICE_LIFETIME));
         assert_eq!(device.tbs_certificate().subject().to_string(), format!("CN={}", DeviceId([7; 32])));
         assert!(matches!(BrokerCa::load(&certificate, &other), Err(CertificateError::NotOurCa { .. })));
         assert!(BrokerCa::load(&certificate, &dir.path().join("none")).unwrap().is_none());
+        let (_, services) = BrokerCa::make(Kind::Services, NOW).unwrap();
+        fs::write(&certificate, services.certificate).unwrap();
+        fs::write(&key, services.key.as_str()).unwrap();
+        assert!(BrokerCa::load(&certificate, &key).is_err(), "no other CA certifies devices");
     }
 
     #[test]

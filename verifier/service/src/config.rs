@@ -25,8 +25,14 @@ pub const DEFAULT_FILE: &str = "/etc/countersign/verifier.toml";
 pub const ENVIRONMENT: &str = "COUNTERSIGN_VERIFIER__";
 /// Name of a verifier that was given none.
 pub const DEFAULT_NAME: &str = "verifier";
-/// MQTT over TLS (IANA secure-mqtt), on this machine.
+/// MQTT over TLS (IANA secure-mqtt), on this machine: where devices connect.
 pub const DEFAULT_BROKER: &str = "localhost:8883";
+/// Where verifiers connect: `init` puts that two ports above the devices'.
+const DEFAULT_ADDRESS: &str = "localhost:8885";
+/// How long an epoch lasts, seconds.
+const DEFAULT_EPOCH: u32 = 3600;
+/// Beyond a day a device would be heard of too seldom to say anything of it.
+const LONGEST_EPOCH: u32 = 24 * 3600;
 /// Where the HTTP API listens.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8443";
 /// File in the data folder that says where the HTTP API listens, for a port that the system chose.
@@ -38,12 +44,38 @@ const MAX_FILE: u64 = 1 << 20;
 /// Least that may be allowed for one message: an enrolment with all its certificates takes 10 KiB.
 const MIN_MESSAGE: usize = 16 * 1024;
 /// Names that would collide with what else stands at that place in a topic or in the broker's list of users.
-const RESERVED_NAMES: [&str; 3] = ["enrol", "epoch", "keys"];
+const RESERVED_NAMES: [&str; 4] = ["enrol", "enrolment-bridge", "epoch", "keys"];
 
 /// Keys of the top level, of `[broker]` and of `[http]`.
-const KEYS: &[&str] = &["name", "data_dir", "key", "ek_roots", "reference_values", "trust", "policy", "broker", "http"];
-const BROKER_KEYS: &[&str] =
-    &["address", "ca", "ca_key", "certificate", "key", "spawn", "mosquitto", "max_message_bytes"];
+const KEYS: &[&str] = &[
+    "name",
+    "data_dir",
+    "key",
+    "epoch_seconds",
+    "ek_roots",
+    "deny",
+    "reference_values",
+    "trust",
+    "policy",
+    "broker",
+    "http",
+];
+const BROKER_KEYS: &[&str] = &[
+    "address",
+    "ca",
+    "certificate",
+    "key",
+    "device_ca",
+    "ca_key",
+    "issued",
+    "admit",
+    "crl",
+    "acl",
+    "spawn",
+    "mosquitto",
+    "enrolment",
+    "max_message_bytes",
+];
 const HTTP_KEYS: &[&str] = &["listen", "token_file", "url"];
 
 /// What is wrong with the configuration. Exit code 2.
@@ -92,7 +124,9 @@ struct FileConfig {
     name: Option<String>,
     data_dir: Option<PathBuf>,
     key: Option<PathBuf>,
+    epoch_seconds: Option<u32>,
     ek_roots: Option<PathBuf>,
+    deny: Option<PathBuf>,
     reference_values: Option<PathBuf>,
     trust: Option<PathBuf>,
     policy: Option<PathBuf>,
@@ -107,11 +141,17 @@ struct FileConfig {
 struct FileBroker {
     address: Option<String>,
     ca: Option<PathBuf>,
-    ca_key: Option<PathBuf>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
+    device_ca: Option<PathBuf>,
+    ca_key: Option<PathBuf>,
+    issued: Option<PathBuf>,
+    admit: Option<Admit>,
+    crl: Option<PathBuf>,
+    acl: Option<PathBuf>,
     spawn: Option<bool>,
     mosquitto: Option<PathBuf>,
+    enrolment: Option<PathBuf>,
     max_message_bytes: Option<usize>,
 }
 
@@ -132,8 +172,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Signing key, PEM PKCS#8, P-256.
     pub key: PathBuf,
+    /// How long an epoch lasts: each device attests once in it, seconds.
+    pub epoch_seconds: u32,
     /// Folder of the CAs that vouch for endorsement keys.
     pub ek_roots: PathBuf,
+    /// List of endorsement keys, CAs, makers and firmware that are refused.
+    pub deny: PathBuf,
     /// Folder of signed releases.
     pub reference_values: PathBuf,
     /// Folder of files that say who may sign releases.
@@ -151,22 +195,47 @@ pub struct Config {
 pub struct Broker {
     /// Host name or address, as its certificate must have it.
     pub host: String,
-    /// TCP port.
+    /// TCP port of the listener for verifiers.
     pub port: u16,
     /// PEM certificate of the CA that the broker's certificate comes from.
     pub ca: PathBuf,
-    /// Its private key, for the certificates of devices; without it enrolment hands out none.
-    pub ca_key: PathBuf,
     /// This verifier's client certificate, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
+    /// PEM certificate of the CA that devices' certificates come from.
+    pub device_ca: PathBuf,
+    /// Its private key. Without it certificates come from `issued`, or enrolment hands out none.
+    pub ca_key: PathBuf,
+    /// Folder that another CA puts devices' certificates into.
+    pub issued: Option<PathBuf>,
+    /// Folder for what that CA is asked to certify.
+    pub requests: PathBuf,
+    /// When a device is given its certificate.
+    pub admit: Admit,
+    /// List of devices' certificates that are revoked, PEM.
+    pub crl: PathBuf,
+    /// mosquitto's topic rules.
+    pub acl: PathBuf,
     /// Whether `serve` starts and supervises the broker.
     pub spawn: bool,
     /// Configuration that the broker is started with.
     pub mosquitto: PathBuf,
+    /// Configuration of the broker for who enrols.
+    pub enrolment: PathBuf,
     /// Longest message in either direction, bytes.
     pub max_message_bytes: usize,
+}
+
+/// When a device is given its own certificate for the broker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admit {
+    /// As soon as it has enrolled.
+    #[default]
+    Enrolment,
+    /// Once an operator has approved it.
+    Approval,
 }
 
 /// HTTP API: where it listens, and how commands find it.
@@ -213,15 +282,18 @@ impl Config {
     fn from_typed(typed: FileConfig, folder: &Path) -> Result<Self, ConfigError> {
         let path = |typed: Option<PathBuf>, default: &str| folder.join(typed.unwrap_or_else(|| PathBuf::from(default)));
         let name = typed.name.unwrap_or_else(|| DEFAULT_NAME.to_owned());
+        let data_dir = path(typed.data_dir, "data");
         Ok(Self {
             name: verifier_name(&name).map_err(|why| wrong("name", why))?,
-            data_dir: path(typed.data_dir, "data"),
-            key: path(typed.key, "signing-key.pem"),
+            key: path(typed.key, "root-key.pem"),
+            epoch_seconds: epoch_seconds(typed.epoch_seconds)?,
             ek_roots: path(typed.ek_roots, "ek_roots"),
+            deny: path(typed.deny, "deny.toml"),
             reference_values: path(typed.reference_values, "reference_values"),
             trust: path(typed.trust, "trust"),
             policy: path(typed.policy, "policy.toml"),
-            broker: Broker::from_typed(typed.broker, path)?,
+            broker: Broker::from_typed(typed.broker, path, &data_dir)?,
+            data_dir,
             http: Http::from_typed(typed.http, path)?,
         })
     }
@@ -230,6 +302,12 @@ impl Config {
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.data_dir.join("store.sqlite")
+    }
+
+    /// File that names this program to the broker; whoever runs on the data folder holds its lock.
+    #[must_use]
+    pub fn client_id_file(&self) -> PathBuf {
+        self.data_dir.join("mqtt-client-id")
     }
 
     /// Says in the data folder where the HTTP API listens.
@@ -260,8 +338,12 @@ impl Config {
 }
 
 impl Broker {
-    fn from_typed(typed: FileBroker, path: impl Fn(Option<PathBuf>, &str) -> PathBuf) -> Result<Self, ConfigError> {
-        let address = typed.address.unwrap_or_else(|| DEFAULT_BROKER.to_owned());
+    fn from_typed(
+        typed: FileBroker,
+        path: impl Fn(Option<PathBuf>, &str) -> PathBuf,
+        data_dir: &Path,
+    ) -> Result<Self, ConfigError> {
+        let address = typed.address.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned());
         let (host, port) = host_and_port(&address).map_err(|why| wrong("broker.address", why))?;
         let max_message_bytes = typed.max_message_bytes.unwrap_or(MAX_MESSAGE);
         if !(MIN_MESSAGE..=MAX_MESSAGE).contains(&max_message_bytes) {
@@ -271,11 +353,18 @@ impl Broker {
             host,
             port,
             ca: path(typed.ca, "broker/ca.pem"),
-            ca_key: path(typed.ca_key, "broker/ca.key"),
             certificate: path(typed.certificate, "broker/verifier.pem"),
             key: path(typed.key, "broker/verifier.key"),
+            device_ca: path(typed.device_ca, "broker/devices-ca.pem"),
+            ca_key: path(typed.ca_key, "broker/devices-ca.key"),
+            issued: typed.issued.map(|folder| path(Some(folder), "")),
+            requests: data_dir.join("requests"),
+            admit: typed.admit.unwrap_or_default(),
+            crl: path(typed.crl, "broker/devices.crl"),
+            acl: path(typed.acl, "broker/acl"),
             spawn: typed.spawn.unwrap_or(false),
             mosquitto: path(typed.mosquitto, "broker/mosquitto.conf"),
+            enrolment: path(typed.enrolment, "broker/enrolment.conf"),
             max_message_bytes,
         })
     }
@@ -340,6 +429,13 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+fn epoch_seconds(typed: Option<u32>) -> Result<u32, ConfigError> {
+    match typed.unwrap_or(DEFAULT_EPOCH) {
+        seconds if (1..=LONGEST_EPOCH).contains(&seconds) => Ok(seconds),
+        seconds => Err(wrong("epoch_seconds", format!("{seconds} is not 1 to {LONGEST_EPOCH}"))),
+    }
+}
+
 fn wrong(key: &str, why: impl Into<String>) -> ConfigError {
     ConfigError::Value { key: key.to_owned(), why: why.into() }
 }
@@ -390,7 +486,7 @@ fn unknown(place: String, key: &str, known: &'static [&'static str]) -> ConfigEr
 }
 
 /// `file:line:column`, counted from 1.
-fn place(file: &Path, text: &str, at: usize) -> String {
+pub(crate) fn place(file: &Path, text: &str, at: usize) -> String {
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
@@ -420,7 +516,7 @@ fn override_key(table: &mut Table, name: &OsStr, value: &OsStr) -> Result<(), Co
     }
     let value = match key {
         "spawn" => Value::Boolean(value.parse().map_err(|_| syntax("is neither `true` nor `false`"))?),
-        "max_message_bytes" => Value::Integer(value.parse().map_err(|_| syntax("is not a whole number"))?),
+        "max_message_bytes" | "epoch_seconds" => Value::Integer(value.parse().map_err(|_| syntax("is not a whole number"))?),
         _ => Value::String(value.to_owned()),
     };
     table.insert(key.to_owned(), value);
@@ -448,7 +544,7 @@ mod tests {
         let config = load("", &[]).unwrap();
         assert_eq!(
             (config.name.as_str(), config.broker.host.as_str(), config.broker.port),
-            ("verifier", "localhost", 8883)
+            ("verifier", "localhost", 8885)
         );
         assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
         assert_eq!(config.url().unwrap(), "http://127.0.0.1:8443");
@@ -500,6 +596,8 @@ mod tests {
     fn values_that_cannot_be_are_refused() {
         for (text, key) in [
             ("name = 'A'", "name"),
+            ("epoch_seconds = 0", "epoch_seconds"),
+            ("epoch_seconds = 86401", "epoch_seconds"),
             ("name = 'enrol'", "name"),
             ("[broker]\naddress = 'h:0'", "broker.address"),
             ("[broker]\naddress = 'mqtts://h'", "broker.address"),

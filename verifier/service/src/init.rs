@@ -1,5 +1,5 @@
-//! `verifier init`: in go a folder that does not exist yet, a name and two addresses; out comes everything a verifier needs
-//! to start: keys, certificates, the broker's configuration and a commented one of its own. All or nothing: it is laid
+//! `verifier init`: in go a folder that does not exist yet, a name and addresses; out comes everything a verifier needs to
+//! start: keys, certificates, the brokers' configuration, a commented one of its own, and one for devices. All or nothing: it is laid
 //! out beside the folder and renamed into place.
 
 use std::{
@@ -17,15 +17,22 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use thiserror::Error;
 
-use crate::certificates::{BrokerCa, CertificateError, Credentials};
+use crate::certificates::{BrokerCa, CLOCK_SKEW, CertificateError, Credentials, Kind};
 
 /// Broker configuration and topic rules, as they ship.
 const MOSQUITTO: &str = include_str!("../../../packaging/mosquitto/mosquitto.conf.in");
 const ACL: &str = include_str!("../../../packaging/mosquitto/acl.in");
+const ENROLMENT: &str = include_str!("../../../packaging/mosquitto/enrolment.conf.in");
+const ENROLMENT_ACL: &str = include_str!("../../../packaging/mosquitto/enrolment-acl.in");
 const VERIFIER: &str = include_str!("init/verifier.toml.in");
 const POLICY: &str = include_str!("init/policy.toml");
+const ATTESTER: &str = include_str!("init/attester.toml.in");
 /// User of the certificate that devices share for their first connection.
 pub const ENROL_USER: &str = "enrol";
+/// User that the broker for who enrols is at the devices' broker.
+pub const BRIDGE_USER: &str = "enrolment-bridge";
+/// Longest message of an enrolment: with five certificates it takes 10 KiB.
+const MAX_ENROLMENT: usize = 16 * 1024;
 /// Around a message: topic, properties and headers of an MQTT packet, bytes.
 pub const PACKET_MARGIN: usize = 4 * 1024;
 
@@ -69,8 +76,12 @@ pub struct Plan {
     pub dir: PathBuf,
     /// Verifier's name.
     pub name: Name,
-    /// Where the broker listens.
+    /// Where the broker listens for devices.
     pub broker: (String, u16),
+    /// Port for who enrols, on the same host.
+    pub enrolment_port: u16,
+    /// Port for verifiers, on this machine.
+    pub service_port: u16,
     /// Where the HTTP API listens.
     pub http: SocketAddr,
     /// Certificates begin now.
@@ -138,7 +149,7 @@ fn lay_out(tree: &Tree<'_>, target: &Path, plan: &Plan) -> Result<(), InitError>
         tree.folder(folder, 0o700)?;
     }
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CertificateError::from)?;
-    tree.private("signing-key.pem", &zeroize::Zeroizing::new(key.serialize_pem()))?;
+    tree.private("root-key.pem", &zeroize::Zeroizing::new(key.serialize_pem()))?;
     tree.public("verifier.pub.pem", &key.public_key_pem())?;
     let mut token = zeroize::Zeroizing::new([0; 32]);
     SystemRandom::new().fill(&mut *token).map_err(|_| InitError::Random)?;
@@ -146,17 +157,23 @@ fn lay_out(tree: &Tree<'_>, target: &Path, plan: &Plan) -> Result<(), InitError>
     lay_out_certificates(tree, plan)?;
     lay_out_broker(tree, &target.join("broker"), plan)?;
     let (host, port) = &plan.broker;
-    let text = VERIFIER
-        .replace("@NAME@", plan.name.as_str())
-        .replace("@BROKER@", &format!("{host}:{port}"))
-        .replace("@HTTP@", &plan.http.to_string())
-        .replace("@MAX_MESSAGE@", &MAX_MESSAGE.to_string());
-    tree.public("verifier.toml", &text)?;
+    let fill = |template: &str| {
+        template
+            .replace("@NAME@", plan.name.as_str())
+            .replace("@HOST@", host)
+            .replace("@PORT@", &port.to_string())
+            .replace("@ENROLMENT_PORT@", &plan.enrolment_port.to_string())
+            .replace("@SERVICE_PORT@", &plan.service_port.to_string())
+            .replace("@HTTP@", &plan.http.to_string())
+            .replace("@MAX_MESSAGE@", &MAX_MESSAGE.to_string())
+    };
+    tree.public("verifier.toml", &fill(VERIFIER))?;
+    tree.public("attester.toml.example", &fill(ATTESTER))?;
     tree.public("policy.toml", POLICY)
 }
 
+/// Three CAs, so that who has a certificate of one is nobody at the others' listeners.
 fn lay_out_certificates(tree: &Tree<'_>, plan: &Plan) -> Result<(), InitError> {
-    let (ca, ca_files) = BrokerCa::make(plan.now)?;
     let mut hosts = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     if !hosts.contains(&plan.broker.0) {
         hosts.push(plan.broker.0.clone());
@@ -165,15 +182,22 @@ fn lay_out_certificates(tree: &Tree<'_>, plan: &Plan) -> Result<(), InitError> {
         tree.public(&format!("broker/{name}.pem"), &certificate)?;
         tree.private(&format!("broker/{name}.key"), &key)
     };
-    write("ca", ca_files)?;
-    write("server", ca.server(&hosts, plan.now)?)?;
-    write("verifier", ca.client(plan.name.as_str(), plan.now)?)?;
-    write("enrol", ca.client(ENROL_USER, plan.now)?)
+    let (services, files) = BrokerCa::make(Kind::Services, plan.now)?;
+    write("ca", files)?;
+    write("server", services.server(&hosts, plan.now)?)?;
+    write("verifier", services.client(plan.name.as_str(), plan.now)?)?;
+    write("bridge", services.client(BRIDGE_USER, plan.now)?)?;
+    let (devices, files) = BrokerCa::make(Kind::Devices, plan.now)?;
+    write("devices-ca", files)?;
+    tree.public("broker/devices.crl", &devices.revocation_list(&[], plan.now.saturating_sub(CLOCK_SKEW))?)?;
+    let (enrolment, files) = BrokerCa::make(Kind::Enrolment, plan.now)?;
+    write("enrolment-ca", files)?;
+    write("enrol", enrolment.client(ENROL_USER, plan.now)?)
 }
 
 fn lay_out_broker(tree: &Tree<'_>, dir: &Path, plan: &Plan) -> Result<(), InitError> {
     let (host, port) = &plan.broker;
-    let listener = match host.as_str() {
+    let listener = |port: u16| match host.as_str() {
         "localhost" => format!("{port} 127.0.0.1"),
         host if host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback()) => format!("{port} {host}"),
         _ => port.to_string(),
@@ -185,14 +209,27 @@ fn lay_out_broker(tree: &Tree<'_>, dir: &Path, plan: &Plan) -> Result<(), InitEr
     } else {
         ""
     };
-    let conf = MOSQUITTO
-        .replace("@USER@", user)
-        .replace("@LISTENER@", &listener)
-        .replace("@MAX_MESSAGE@", &MAX_MESSAGE.to_string())
-        .replace("@MAX_PACKET@", &(MAX_MESSAGE + PACKET_MARGIN).to_string())
-        .replace("@DIR@", &dir.display().to_string());
-    tree.public("broker/mosquitto.conf", &conf)?;
-    tree.public("broker/acl", &ACL.replace("@NAME@", plan.name.as_str()))
+    let mut random = [0; 16];
+    SystemRandom::new().fill(&mut random).map_err(|_| InitError::Random)?;
+    let fill = |template: &str| {
+        template
+            .replace("@USER@", user)
+            .replace("@DEVICES@", &listener(*port))
+            .replace("@ENROLMENT@", &listener(plan.enrolment_port))
+            .replace("@SERVICE_PORT@", &plan.service_port.to_string())
+            .replace("@BRIDGE@", &format!("{BRIDGE_USER}-{}", HEXLOWER.encode(&random)))
+            .replace("@MAX_MESSAGE@", &MAX_MESSAGE.to_string())
+            .replace("@MAX_PACKET@", &(MAX_MESSAGE + PACKET_MARGIN).to_string())
+            .replace("@MAX_ENROLMENT@", &MAX_ENROLMENT.to_string())
+            .replace("@MAX_ENROLMENT_PACKET@", &(MAX_ENROLMENT + PACKET_MARGIN).to_string())
+            .replace("@NAME@", plan.name.as_str())
+            .replace("@DIR@", &dir.display().to_string())
+    };
+    tree.public("broker/mosquitto.conf", &fill(MOSQUITTO))?;
+    tree.public("broker/acl", &fill(ACL))?;
+    // It holds the bridge's client id, with which another client of the services could end the bridge.
+    tree.private("broker/enrolment.conf", &fill(ENROLMENT))?;
+    tree.public("broker/enrolment-acl", ENROLMENT_ACL)
 }
 
 /// Where files are made, each of them new.
@@ -239,6 +276,8 @@ mod tests {
             dir,
             name: Name::new("v1").unwrap(),
             broker: ("broker.example".to_owned(), 8883),
+            enrolment_port: 8884,
+            service_port: 8885,
             http: "127.0.0.1:0".parse().unwrap(),
             now: 1_795_000_000,
         }
@@ -258,19 +297,23 @@ mod tests {
         let dir = init(&plan(parent.path().join("v"))).unwrap();
         let secret = |path: &Path| {
             path.extension().is_some_and(|e| e == "key")
-                || path.ends_with("signing-key.pem")
+                || path.ends_with("root-key.pem")
+                || path.ends_with("enrolment.conf")
                 || path.ends_with("api-token")
         };
         let all = files(&dir);
-        assert_eq!(all.iter().filter(|path| secret(path)).count(), 6, "{all:?}");
+        assert_eq!(all.iter().filter(|path| secret(path)).count(), 10, "{all:?}");
         for path in &all {
             let mode = fs::metadata(path).unwrap().permissions().mode() & 0o777;
             assert!(if secret(path) { mode == 0o600 } else { mode & 0o133 == 0 }, "{} {mode:o}", path.display());
             assert!(!fs::read_to_string(path).unwrap().contains('@'), "{}", path.display());
         }
         let config = Config::load(Some(&dir.join("verifier.toml")), []).unwrap();
-        assert_eq!((config.name.as_str(), config.broker.host.as_str()), ("v1", "broker.example"));
-        assert!(config.broker.spawn && config.broker.mosquitto.is_file() && config.broker.ca_key.is_file());
+        assert_eq!((config.name.as_str(), config.broker.host.as_str(), config.broker.port), ("v1", "localhost", 8885));
+        assert!(config.broker.spawn && config.broker.mosquitto.is_file() && config.broker.enrolment.is_file());
+        assert!(config.broker.ca_key.is_file() && config.broker.device_ca.is_file() && config.broker.crl.is_file());
+        let example = fs::read_to_string(dir.join("attester.toml.example")).unwrap();
+        assert!(example.contains("\naddress = \"broker.example:8883\"\nenrolment_address = \"broker.example:8884\"\n"));
         assert!(config.ek_roots.join("software").is_dir() && config.trust.is_dir() && config.data_dir.is_dir());
         SigningKey::load(&config.key).unwrap();
         assert_eq!(Policy::from_toml(&fs::read_to_string(config.policy).unwrap()).unwrap(), Policy::default());
@@ -282,7 +325,22 @@ mod tests {
             assert!(VERIFIER.contains(&format!("\n{key} = ")), "{key}");
         }
         let broker = VERIFIER.split("[broker]").nth(1).unwrap();
-        for key in ["address", "ca", "ca_key", "certificate", "key", "spawn", "mosquitto", "max_message_bytes"] {
+        for key in [
+            "address",
+            "ca",
+            "certificate",
+            "key",
+            "device_ca",
+            "ca_key",
+            "# issued",
+            "admit",
+            "crl",
+            "acl",
+            "spawn",
+            "mosquitto",
+            "enrolment",
+            "max_message_bytes",
+        ] {
             assert!(broker.contains(&format!("\n{key} = ")), "{key}");
         }
         let http = VERIFIER.split("[http]").nth(1).unwrap();
@@ -297,10 +355,10 @@ mod tests {
         let dir = parent.path().join("v");
         fs::create_dir(&dir).unwrap();
         init(&plan(dir.clone())).unwrap();
-        let key = fs::read(dir.join("signing-key.pem")).unwrap();
+        let key = fs::read(dir.join("root-key.pem")).unwrap();
         let error = init(&plan(dir.clone())).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("not empty"), "{error}");
-        assert_eq!(fs::read(dir.join("signing-key.pem")).unwrap(), key);
+        assert_eq!(fs::read(dir.join("root-key.pem")).unwrap(), key);
         let missing = init(&plan(parent.path().join("no/v"))).unwrap_err();
         assert!(missing.to_string().contains("/no"), "{missing}");
         assert!(init(&plan("/".into())).is_err());

@@ -21,9 +21,15 @@ pub struct InitArgs {
     /// Name of this verifier in topics; devices know it by this name.
     #[arg(long, default_value = DEFAULT_NAME)]
     pub name: String,
-    /// Where the MQTT broker listens; devices use this address too.
+    /// Where devices find the MQTT broker.
     #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_BROKER)]
     pub broker: String,
+    /// Port on the same host where devices enrol [default: the devices' + 1].
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub enrolment_port: Option<u16>,
+    /// Port on this machine where verifiers connect to the broker [default: the devices' + 2].
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub service_port: Option<u16>,
     /// Where the HTTP API listens, on loopback; port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_LISTEN)]
     pub http: String,
@@ -41,12 +47,15 @@ pub fn run(args: InitArgs) -> ExitCode {
     };
     match init(&plan) {
         Ok(dir) => {
+            let (host, port) = &plan.broker;
             println!(
                 "made {dir}\n\
                  next: verifier roots add FILE --config {dir}/verifier.toml   (CAs of the TPM makers you trust)\n\
                  then: verifier serve --config {dir}/verifier.toml\n\
-                 devices need {dir}/verifier.pub.pem, and broker/ca.pem, broker/enrol.pem and broker/enrol.key beside it",
-                dir = dir.display()
+                 on devices: {dir}/attester.toml.example and the four files that it names; they connect to {host}:{port}, \
+                 and to {host}:{enrolment} until they are enrolled",
+                dir = dir.display(),
+                enrolment = plan.enrolment_port,
             );
             ExitCode::SUCCESS
         }
@@ -58,9 +67,21 @@ pub fn run(args: InitArgs) -> ExitCode {
 }
 
 fn plan(args: InitArgs) -> Result<Plan, String> {
+    let broker = host_and_port(&args.broker).map_err(|why| format!("--broker: {why}"))?;
+    let above = |typed: Option<u16>, by: u16, option: &str| {
+        let port = typed.or_else(|| broker.1.checked_add(by));
+        port.ok_or_else(|| format!("there is no port {by} above that of --broker: name one with {option}"))
+    };
+    let enrolment_port = above(args.enrolment_port, 1, "--enrolment-port")?;
+    let service_port = above(args.service_port, 2, "--service-port")?;
+    if enrolment_port == broker.1 || service_port == broker.1 || enrolment_port == service_port {
+        return Err("--broker, --enrolment-port and --service-port must be three ports".to_owned());
+    }
     Ok(Plan {
         name: verifier_name(&args.name).map_err(|why| format!("--name: {why}"))?,
-        broker: host_and_port(&args.broker).map_err(|why| format!("--broker: {why}"))?,
+        broker,
+        enrolment_port,
+        service_port,
         http: listen_address(&args.http).map_err(|why| format!("--http: {why}"))?,
         dir: args.dir,
         now: now(),

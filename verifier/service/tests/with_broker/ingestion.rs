@@ -243,10 +243,9 @@ async fn who_is_not_registered_gets_silence() {
     client.publish(&format!("cs/1/{stranger}/up/hello/v1"), &hello).await;
     // Another device's evidence under its own id.
     client.publish(&format!("cs/1/{stranger}/up/evidence"), &fleet.ak.evidence(nonce)).await;
-    client.publish(&format!("cs/1/{stranger}/up/nonsense"), b"").await;
     loop {
         let metrics = fleet.metrics().await;
-        if (count(&metrics, "identity.unregistered"), count(&metrics, "unknown-topic")) == (2, 1) {
+        if count(&metrics, "identity.unregistered") == 2 {
             break;
         }
         // Each round asks for a challenge, so that there is something to wait for.
@@ -271,7 +270,7 @@ async fn a_broker_that_goes_away_is_found_again() {
     let start = || {
         let stop = watch::Sender::new(false);
         let mosquitto = Mosquitto::find(&configuration).unwrap();
-        (tokio::spawn(mosquitto.supervise(stop.subscribe())), stop)
+        (tokio::spawn(mosquitto.supervise(stop.subscribe(), std::sync::Arc::default())), stop)
     };
     let (broker, stop) = start();
     let mut fleet = Fleet::start_at(installation).await;

@@ -29,8 +29,10 @@ fn serve(installation: &Installation) -> Child {
     child
 }
 
-fn listens(installation: &Installation) -> bool {
-    TcpStream::connect(("127.0.0.1", installation.config.broker.port)).is_ok()
+/// Whether the devices' broker and the one of who enrols do.
+fn listen(installation: &Installation) -> (bool, bool) {
+    let listens = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
+    (listens(installation.ports.0), listens(installation.ports.1))
 }
 
 fn signal(name: &str, pid: u32) {
@@ -47,35 +49,39 @@ fn until(what: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_signal_ends_it_and_the_broker_in_order() {
+fn a_signal_ends_it_and_the_brokers_in_order() {
     let installation = Installation::make();
     let mut child = serve(&installation);
     signal("-TERM", child.id());
     assert!(child.wait().unwrap().success());
-    assert!(!listens(&installation));
+    assert_eq!(listen(&installation), (false, false));
     let saved: PathBuf = installation.dir.join("broker/data/mosquitto.db");
     assert!(saved.is_file(), "the broker had time to save its sessions");
 }
 
 #[test]
-fn the_broker_ends_with_a_verifier_that_was_killed() {
+fn the_brokers_end_with_a_verifier_that_was_killed() {
     let installation = Installation::make();
     let mut child = serve(&installation);
     child.kill().unwrap();
     child.wait().unwrap();
-    until(|| !listens(&installation));
+    until(|| listen(&installation) == (false, false));
 }
 
 #[test]
 fn a_broker_that_was_killed_is_started_again() {
     let installation = Installation::make();
     let mut child = serve(&installation);
-    let conf = installation.config.broker.mosquitto.display().to_string();
-    let found = Command::new("pgrep").args(["-f", &format!("mosquitto -c {conf}")]).output().unwrap();
-    let pid: u32 = String::from_utf8(found.stdout).unwrap().trim().parse().expect("one broker");
-    signal("-KILL", pid);
-    until(|| !listens(&installation));
-    until(|| listens(&installation));
+    until(|| listen(&installation) == (true, true));
+    let broker = &installation.config.broker;
+    for (conf, dead) in [(&broker.mosquitto, (false, true)), (&broker.enrolment, (true, false))] {
+        let conf = conf.display();
+        let found = Command::new("pgrep").args(["-f", &format!("mosquitto -c {conf}")]).output().unwrap();
+        let pid: u32 = String::from_utf8(found.stdout).unwrap().trim().parse().expect("one broker");
+        signal("-KILL", pid);
+        until(|| listen(&installation) == dead);
+        until(|| listen(&installation) == (true, true));
+    }
     signal("-TERM", child.id());
     assert!(child.wait().unwrap().success());
 }
