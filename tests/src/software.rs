@@ -18,8 +18,15 @@ use ring::{
 pub enum Attach {
     /// Nothing: steady state.
     Nothing,
-    /// PCR values, the boot log, and the runtime log from this entry on.
+    /// PCR values, the boot log, the runtime log from this entry on, and IMA's list from [`SoftwareDevice::ima_from`] on.
     LogsFrom(u64),
+    /// The same, with so many entries of the runtime log and no more.
+    Piece {
+        /// The first of them.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
 }
 
 /// A log that a lying device attaches in the place of its own.
@@ -38,6 +45,9 @@ pub struct SoftwareDevice {
     /// TCG event log, where it has one.
     pub boot_log: Option<Vec<u8>>,
     runtime: Vec<Vec<u8>>,
+    ima: Vec<Vec<u8>>,
+    /// First entry of IMA's list that is attached.
+    pub ima_from: usize,
     /// PCR selection of the quote: bits of SHA-256 PCRs. Anything but the profile's is a lie.
     pub quoted_pcrs: u32,
     /// Where the quote says that its key hangs. Anything but a primary of the endorsement hierarchy is a lie.
@@ -67,17 +77,47 @@ impl SoftwareDevice {
             pcrs: [[0; 32]; 16],
             boot_log: None,
             runtime: Vec::new(),
+            ima: Vec::new(),
+            ima_from: 0,
             quoted_pcrs: 0xFFFF,
             qualified_signer: ak.qualified_name(),
             why: Why::Request,
         }
     }
 
-    /// Reboots: counters go on, PCRs and logs begin anew.
+    /// Reboots, which is a TPM Reset: counters go on, PCRs and logs begin anew.
     pub fn reboot(&mut self) {
         self.counters.reset += 1;
+        self.counters.restart = 0;
+        self.begin_anew();
+    }
+
+    /// Reboots after TPM2_Shutdown(STATE), which is a TPM Restart: PCRs and logs begin anew under the same resetCount.
+    pub fn restart(&mut self) {
+        self.counters.restart += 1;
+        self.begin_anew();
+    }
+
+    /// Sleeps and wakes, which is a TPM Resume: PCRs and logs go on.
+    pub fn resume(&mut self) {
+        self.counters.restart += 1;
+    }
+
+    /// What TPM2_Clear does to the counters; the attestation key is the same after it.
+    pub fn clear(&mut self) {
+        self.counters = Counters { reset: 0, restart: 0, clock: 0 };
+    }
+
+    fn begin_anew(&mut self) {
         self.pcrs = [[0; 32]; 16];
         self.runtime.clear();
+        self.ima.clear();
+        self.ima_from = 0;
+    }
+
+    /// Time passes, for the TPM's clock too.
+    pub fn pass(&mut self, seconds: u64) {
+        self.counters.clock += seconds * 1000;
     }
 
     /// Runs a program: log first, then PCR.
@@ -99,6 +139,22 @@ impl SoftwareDevice {
         let index = self.runtime.len() as u64;
         self.runtime.push(entry.encode(runtime_log::DEFAULT_PCR, index));
         self.pcrs[14] = extend_sha256(&self.pcrs[14], &entry.template_digest(index));
+    }
+
+    /// Runs a program under the kernel's IMA: appends an `ima-ng` entry to its list, and extends PCR 10.
+    pub fn measure(&mut self, path: &str, digest: [u8; 32]) {
+        let field = |content: &[u8]| [&(content.len() as u32).to_le_bytes()[..], content].concat();
+        let digest = [&b"sha256:\0"[..], &digest].concat();
+        let data = [field(&digest), field(&[path.as_bytes(), b"\0"].concat())].concat();
+        let sha1 = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &data);
+        self.ima.push([&10_u32.to_le_bytes()[..], sha1.as_ref(), &field(b"ima-ng"), &field(&data)].concat());
+        self.pcrs[10] = extend_sha256(&self.pcrs[10], &sha256(&data));
+    }
+
+    /// Entries in IMA's list.
+    #[must_use]
+    pub fn ima_entries(&self) -> usize {
+        self.ima.len()
     }
 
     /// Entries in the runtime log.
@@ -173,15 +229,23 @@ impl SoftwareDevice {
     }
 
     fn attachments(&self, attach: Attach, forge: Forgery<'_>) -> (Vec<LogClaim>, Vec<Vec<u8>>) {
-        let Attach::LogsFrom(first) = attach else { return (Vec::new(), Vec::new()) };
-        let from = usize::try_from(first).unwrap_or(usize::MAX).min(self.runtime.len());
-        let runtime = &self.runtime[from..];
+        let (first, count) = match attach {
+            Attach::Nothing => return (Vec::new(), Vec::new()),
+            Attach::LogsFrom(first) => (first, u64::MAX),
+            Attach::Piece { first, count } => (first, count),
+        };
+        let at = |entry: u64| usize::try_from(entry).unwrap_or(usize::MAX).min(self.runtime.len());
+        let runtime = &self.runtime[at(first)..at(first.saturating_add(count))];
+        let ima = &self.ima[self.ima_from.min(self.ima.len())..];
         let mut logs = vec![(LogKind::PcrValues, 0, 16, PcrValues::new(self.pcrs).to_bytes())];
         if let Some(log) = &self.boot_log {
             logs.insert(0, (LogKind::Boot, 0, 1, log.clone()));
         }
         if !runtime.is_empty() {
             logs.push((LogKind::Runtime, first, runtime.len() as u64, runtime.concat()));
+        }
+        if !ima.is_empty() {
+            logs.push((LogKind::Ima, self.ima_from as u64, ima.len() as u64, ima.concat()));
         }
         logs.into_iter()
             .map(|(kind, first, count, bytes)| {

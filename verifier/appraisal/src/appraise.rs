@@ -473,7 +473,8 @@ impl<'a> Causes<'a> {
     }
 
     fn push(&mut self, cause: Cause) {
-        let tolerated = self.policy.tolerates(cause.code, self.now).is_some();
+        // A revocation is an operator's word to this very device: no policy tolerates it away.
+        let tolerated = cause.code != Code::IdentityRevoked && self.policy.tolerates(cause.code, self.now).is_some();
         if tolerated { &mut self.tolerated } else { &mut self.standing }.push(cause);
     }
 

@@ -193,6 +193,7 @@ pub(crate) fn take_ima(evidence: &Authentic, into: &mut Replay<'_>) -> Result<Re
     {
         if target == [0; 32] && segment.count > 0 {
             into.find(Code::ImaNoTpm, "PCR 10 is zero while the list has entries".into());
+            into.boot.ima = Track::from_start([0; 32]);
             return into.reached(into.boot.ima, &target, &[0; 32], into.explained.ima);
         }
         into.passes_ima(&track, segment)?;
