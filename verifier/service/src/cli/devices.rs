@@ -1,21 +1,29 @@
 //! Commands that ask the running service: `devices`, `device`, `history`, `approve`, `revoke`, `check`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use appraisal::{Code, Verdict};
 use clap::Args;
+use evidence::claims::DeviceId;
 
 use super::{
+    FAILED, MALFORMED, USAGE,
     service::{Failure, Service, Which, finish},
     show::{self, Row, cell, printable, table},
 };
 use crate::{
     client::with_query,
     http::{
-        api::{ApproveJson, CauseJson, DeviceJson, DevicesJson, HistoryJson, OperatorLogJson, RevokeJson, SummaryJson},
+        api::{AllowJson, AllowedJson, AllowedKeyJson, ApproveJson, AttestedJson, CauseJson, DeviceJson, DevicesJson, HistoryJson, OperatorLogJson, RevokeJson, SummaryJson},
         problem::Kind,
     },
-    limits::MAX_CHECK_WAIT,
+    identity::{read_ek, read_ids, read_product},
+    limits::{MAX_ALLOWED_FILE, MAX_CHECK_WAIT},
+    store::Allowed,
 };
 
 /// Files shown of one device, where the rest is one option away.
@@ -73,16 +81,24 @@ pub(super) struct HistoryArgs {
     id: Option<String>,
 }
 
-/// Admits a device and says which product it is; ends a revocation
+/// Admits a device and says which product it is; ends a revocation. Or lists endorsement keys whose TPMs have no certificate
 #[derive(Debug, Args)]
 pub(super) struct ApproveArgs {
     #[command(flatten)]
     service: Service,
-    #[command(flatten)]
-    which: Which,
+    /// Its id, or the first 8 or more of its digits
+    #[arg(required_unless_present_any = ["ek_pub", "ids"], conflicts_with_all = ["ek_pub", "ids"])]
+    id: Option<String>,
     /// Which product it is
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ids")]
     product: Option<String>,
+    /// Lets the device with this endorsement key enrol without a certificate of its TPM's maker: TPM2B_PUBLIC,
+    /// TPMT_PUBLIC or PEM
+    #[arg(long, value_name = "FILE", conflicts_with = "ids")]
+    ek_pub: Option<PathBuf>,
+    /// The same for many devices, and which products they are: `id` or `id,product` on each line
+    #[arg(long, value_name = "CSV")]
+    ids: Option<PathBuf>,
 }
 
 /// Shuts a device out
@@ -159,14 +175,45 @@ pub(super) fn history(args: &HistoryArgs) -> ExitCode {
 
 pub(super) fn approve(args: &ApproveArgs) -> ExitCode {
     finish((|| {
+        if let Some(keys) = listed(args)? {
+            let answer = args.service.client()?.post("/v1/allowed", &AllowJson { keys }, Duration::ZERO)?;
+            args.service.show(&answer, |answer: &AllowedJson| {
+                format!("listed {} endorsement keys, {} of them new\n", answer.listed, answer.new)
+            })?;
+            return Ok(0);
+        }
+        let which = Which { id: args.id.clone().unwrap_or_default() };
         let body = ApproveJson { product: args.product.clone() };
-        let answer = args.service.client()?.post(&args.which.path("/approve")?, &body, Duration::ZERO)?;
+        let answer = args.service.client()?.post(&which.path("/approve")?, &body, Duration::ZERO)?;
         args.service.show(&answer, |device: &DeviceJson| {
             let product = device.summary.product.as_deref().unwrap_or("none yet: name one with --product");
             format!("approved {}; product: {}\n", device.summary.id, printable(product))
         })?;
         Ok(0)
     })())
+}
+
+/// The keys to be listed, where a file names some.
+fn listed(args: &ApproveArgs) -> Result<Option<Vec<AllowedKeyJson>>, Failure> {
+    let read = |file: &Path| {
+        let bytes = std::fs::metadata(file).and_then(|data| match data.len() {
+            0..=MAX_ALLOWED_FILE => std::fs::read(file),
+            _ => Err(std::io::ErrorKind::FileTooLarge.into()),
+        });
+        bytes.map_err(|error| Failure(format!("cannot read {}: {error}", file.display()), FAILED))
+    };
+    let malformed = |file: &Path, why: String| Failure(format!("{}: {why}", file.display()), MALFORMED);
+    if let Some(file) = &args.ek_pub {
+        let key = read_ek(&read(file)?).map_err(|error| malformed(file, error.to_string()))?;
+        let product = args.product.as_deref().map(read_product).transpose();
+        let product = product.map_err(|why| Failure(format!("--product: {why}"), USAGE))?;
+        return Ok(Some(vec![AllowedKeyJson { id: DeviceId(key.digest()).to_string(), product }]));
+    }
+    let Some(file) = &args.ids else { return Ok(None) };
+    let text = String::from_utf8(read(file)?).map_err(|_| malformed(file, "this is not UTF-8 text".to_owned()))?;
+    let ids = read_ids(&text).map_err(|error| malformed(file, error.to_string()))?;
+    let key = |allowed: Allowed| AllowedKeyJson { id: DeviceId(allowed.digest).to_string(), product: allowed.product };
+    Ok(Some(ids.into_iter().map(key).collect()))
 }
 
 pub(super) fn revoke(args: &RevokeArgs) -> ExitCode {
@@ -240,6 +287,7 @@ fn device_text(device: &DeviceJson) -> String {
         facts.push(vec![cell("labels"), cell(labels_text(&summary.labels))]);
     }
     facts.extend(identity.revoked.iter().map(|why| vec![cell("revoked"), cell(why)]));
+    facts.extend(device.attested.iter().map(|attested| vec![cell("attested"), cell(attested_text(attested))]));
     facts.extend(
         device.claims.iter().map(|(name, claim)| {
             vec![cell(format!("claim {name}")), cell(format!("{} ({})", claim.tier, claim.value))]
@@ -285,7 +333,11 @@ const fn class_name(class: appraisal::EkClass) -> &'static str {
 fn history_text(history: &HistoryJson) -> String {
     let row = |row: &crate::http::api::HistoryRowJson| -> Row {
         let causes = row.causes.iter().map(|cause| cause.code.as_str()).collect::<Vec<_>>().join(" ");
-        let note = row.note.clone().unwrap_or(causes);
+        let attested = row
+            .attested
+            .as_ref()
+            .map(|attested| format!("{}; unattested from then to {}", attested_text(attested), row.at));
+        let note = attested.or_else(|| row.note.clone()).unwrap_or(causes);
         let who = row.who.as_deref().map_or_else(String::new, |who| format!(" (by {who})"));
         let previous = row.previous.map_or_else(|| cell("-"), show::verdict);
         vec![
@@ -297,7 +349,17 @@ fn history_text(history: &HistoryJson) -> String {
             cell(if note.is_empty() { "-".to_owned() } else { note } + &who),
         ]
     };
-    table(&["AT", "WHAT", "BEFORE", "VERDICT", "RELEASE", "WHY"], history.history.iter().map(row).collect())
+    let mut text =
+        table(&["AT", "WHAT", "BEFORE", "VERDICT", "RELEASE", "WHY"], history.history.iter().map(row).collect());
+    if let Some(attested) = &history.attested {
+        text += &format!("attested {}\n", attested_text(attested));
+    }
+    text
+}
+
+fn attested_text(attested: &AttestedJson) -> String {
+    let AttestedJson { from, until, boot } = attested;
+    format!("{from} to {until} (boot {}.{})", boot.reset, boot.restart)
 }
 
 fn operator_log_text(log: &OperatorLogJson) -> String {

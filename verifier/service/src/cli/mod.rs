@@ -1,5 +1,6 @@
 //! The command line: arguments in; a table, JSON and an exit code out. Each subcommand is a module.
 
+mod config;
 mod devices;
 pub mod init;
 mod inspect;
@@ -60,6 +61,7 @@ enum Command {
     Token(token::TokenArgs),
     Keys(keys::KeysArgs),
     Store(store::StoreArgs),
+    Config(config::ConfigArgs),
     Inspect(inspect::InspectArgs),
     Roots(roots::RootsArgs),
     /// Prints completions for a shell
@@ -88,6 +90,7 @@ pub fn run() -> ExitCode {
         Command::Token(args) => token::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Store(args) => store::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Roots(args) => roots::run(&args),
         Command::Completions { shell } => {

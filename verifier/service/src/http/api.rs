@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use appraisal::{Cause, Code, EkClass, UnixSeconds, Verdict};
+use appraisal::{Cause, Code, EkClass, UnixSeconds, Verdict, state::Attested};
 use evidence::{result::Tier, tpm::P256Point, verifier_message::VerifierKeyId};
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +136,33 @@ pub struct IdentityJson {
     pub revoked: Option<String>,
 }
 
+/// What accepted quotes of one boot cover without a gap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttestedJson {
+    /// When the first of the quotes was received.
+    pub from: String,
+    /// The last of them is not older than this.
+    pub until: String,
+    /// The boot that they are of.
+    pub boot: BootJson,
+}
+
+/// A boot, as the TPM counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootJson {
+    /// resetCount.
+    pub reset: u32,
+    /// restartCount.
+    pub restart: u32,
+}
+
+impl From<&Attested> for AttestedJson {
+    fn from(attested: &Attested) -> Self {
+        let &Attested { from, until, reset, restart } = attested;
+        Self { from: time(from), until: time(until), boot: BootJson { reset, restart } }
+    }
+}
+
 /// `GET /v1/devices/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceJson {
@@ -154,6 +181,8 @@ pub struct DeviceJson {
     pub tpm_firmware: Option<String>,
     /// Version of the attester, by its own word.
     pub attester: Option<String>,
+    /// What accepted quotes cover without a gap, until the last of them.
+    pub attested: Option<AttestedJson>,
 }
 
 impl From<&store::Detail> for DeviceJson {
@@ -181,6 +210,7 @@ impl From<&store::Detail> for DeviceJson {
             files: detail.files,
             tpm_firmware: detail.firmware_version.map(|version| format!("{version:016x}")),
             attester: detail.attester_version.clone(),
+            attested: detail.attested.as_ref().map(AttestedJson::from),
         }
     }
 }
@@ -206,6 +236,9 @@ pub struct HistoryRowJson {
     pub note: Option<String>,
     /// The operator, by the name of the token.
     pub who: Option<String>,
+    /// What accepted quotes covered until the time after which nothing is known, where this row ends such a time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub attested: Option<AttestedJson>,
 }
 
 impl From<&store::HistoryRow> for HistoryRowJson {
@@ -220,6 +253,7 @@ impl From<&store::HistoryRow> for HistoryRowJson {
             evidence: row.evidence.map(|digest| hex(&digest)),
             note: row.note.clone(),
             who: row.who.clone(),
+            attested: row.attested.as_ref().map(AttestedJson::from),
         }
     }
 }
@@ -231,6 +265,8 @@ pub struct HistoryJson {
     pub id: String,
     /// Oldest first.
     pub history: Vec<HistoryRowJson>,
+    /// What accepted quotes cover now without a gap, until the last of them.
+    pub attested: Option<AttestedJson>,
 }
 
 /// `GET /v1/fleet`.
@@ -330,6 +366,34 @@ pub struct ApproveJson {
     /// Product that the device is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<String>,
+}
+
+/// An endorsement key that an operator lists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedKeyJson {
+    /// SHA-256 of its SubjectPublicKeyInfo, 64 hex digits: the device's id, where it is the device's first key.
+    pub id: String,
+    /// Product of the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
+}
+
+/// Body of `POST /v1/allowed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowJson {
+    /// All of them are listed, or none.
+    pub keys: Vec<AllowedKeyJson>,
+}
+
+/// What listing came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowedJson {
+    /// Keys in the request.
+    pub listed: usize,
+    /// Those that were not listed before.
+    pub new: u64,
 }
 
 /// Body of `POST …/revoke`.

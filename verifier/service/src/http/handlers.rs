@@ -23,14 +23,15 @@ use tokio::{
 use super::{
     App, Caller, Order,
     api::{
-        ApproveJson, AskedJson, DeviceJson, DevicesJson, FleetJson, ForgetJson, ForgottenJson, HistoryJson,
+        AllowJson, AllowedJson, AllowedKeyJson, ApproveJson, AskedJson, AttestedJson, DeviceJson, DevicesJson, FleetJson, ForgetJson, ForgottenJson, HistoryJson,
         HistoryRowJson, LabelsJson, ReferencesJson, RevokeJson, SummaryJson, time,
     },
     problem::{Kind, Problem},
 };
 use crate::{
-    limits::{MAX_CHECK_WAIT, MAX_LABELS, MAX_OPERATOR_TEXT, MAX_PAGE},
-    store::{Detail, Filter, Forgotten, LabelChange, Labelled, Unresolved},
+    identity::{read_id, read_product},
+    limits::{MAX_ALLOWED, MAX_CHECK_WAIT, MAX_LABELS, MAX_OPERATOR_TEXT, MAX_PAGE},
+    store::{Allowed, Detail, Filter, Forgotten, LabelChange, Labelled, Unresolved},
 };
 
 pub(super) type Answer<T> = Result<Json<T>, Problem>;
@@ -39,10 +40,11 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-pub(super) async fn readyz(State(app): State<App>) -> Result<&'static str, Problem> {
-    match app.ready.missing() {
-        missing if missing.is_empty() => Ok("ready\n"),
-        missing => Err(Problem::new(Kind::NotReady, format!("waiting for: {}", missing.join(", ")))),
+pub(super) async fn readyz(State(app): State<App>) -> Result<String, Problem> {
+    match (app.ready.missing(), app.ready.warnings()) {
+        (missing, warnings) if missing.is_empty() && warnings.is_empty() => Ok("ready\n".to_owned()),
+        (missing, warnings) if missing.is_empty() => Ok(format!("ready; but see to: {}\n", warnings.join(", "))),
+        (missing, _) => Err(Problem::new(Kind::NotReady, format!("waiting for: {}", missing.join(", ")))),
     }
 }
 
@@ -185,7 +187,12 @@ pub(super) async fn history(State(app): State<App>, Path(id): Path<String>) -> A
     let device = resolve(&app, id).await?;
     let now = (app.clock)();
     let rows = app.store.off_thread(move |store| store.history(device, now)).await?;
-    Ok(Json(HistoryJson { id: device.to_string(), history: rows.iter().map(HistoryRowJson::from).collect() }))
+    let state = app.store.off_thread(move |store| store.state(device)).await?;
+    Ok(Json(HistoryJson {
+        id: device.to_string(),
+        history: rows.iter().map(HistoryRowJson::from).collect(),
+        attested: state.and_then(|state| state.attested()).as_ref().map(AttestedJson::from),
+    }))
 }
 
 pub(super) async fn result(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
@@ -193,6 +200,36 @@ pub(super) async fn result(State(app): State<App>, Path(id): Path<String>) -> Re
     let result = app.store.off_thread(move |store| store.result(device)).await?;
     let result = result.ok_or_else(|| Problem::new(Kind::NoResult, format!("device {device} has no result yet")))?;
     Ok(([(header::CONTENT_TYPE, "application/eat+cwt")], result).into_response())
+}
+
+pub(super) async fn ak_certificate(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let device = resolve(&app, id).await?;
+    let certificate = app.store.off_thread(move |store| store.ak_certificate(device)).await?;
+    let certificate = certificate.ok_or_else(|| unknown(device))?.ok_or_else(|| {
+        let detail = format!("device {device} was enrolled before there were such certificates; it gets one when it enrols again");
+        Problem::new(Kind::NoResult, detail)
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/cwt")], certificate).into_response())
+}
+
+pub(super) async fn allow(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    bytes: Result<Bytes, BytesRejection>,
+) -> Answer<AllowedJson> {
+    let AllowJson { keys } = body(bytes)?;
+    if !(1..=MAX_ALLOWED).contains(&keys.len()) {
+        return Err(Problem::new(Kind::BadRequest, format!("`keys` has 1 to {MAX_ALLOWED} entries")));
+    }
+    let read = |(at, key): (usize, &AllowedKeyJson)| -> Result<Allowed, Problem> {
+        let wrong = |why: &str| Problem::new(Kind::BadRequest, format!("`keys[{at}]`: {why}"));
+        let digest = read_id(&key.id).map_err(wrong)?.0;
+        Ok(Allowed { digest, product: key.product.as_deref().map(read_product).transpose().map_err(wrong)? })
+    };
+    let keys = keys.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    let (listed, now) = (keys.len(), (app.clock)());
+    let new = app.store.off_thread(move |store| store.allow(keys, &caller.name, now)).await?;
+    Ok(Json(AllowedJson { listed, new }))
 }
 
 pub(super) async fn approve(
@@ -208,6 +245,7 @@ pub(super) async fn approve(
     if !app.store.off_thread(move |store| store.approve(device, product.as_deref(), &caller.name, now)).await? {
         return Err(unknown(device));
     }
+    app.access_changed.notify_one();
     // The verdict follows with the next evidence: ask for it. Where too many wait, it comes in its own time.
     let _ = app.orders.try_send(Order::Check { device });
     Ok(Json(DeviceJson::from(&detail(&app, device).await?)))
@@ -226,6 +264,7 @@ pub(super) async fn revoke(
     if !app.store.off_thread(move |store| store.revoke(device, &why, &caller.name, now)).await? {
         return Err(unknown(device));
     }
+    app.access_changed.notify_one();
     Ok(Json(DeviceJson::from(&detail(&app, device).await?)))
 }
 
@@ -261,7 +300,10 @@ pub(super) async fn forget(
     let device = resolve(&app, id).await?;
     let now = (app.clock)();
     match app.store.off_thread(move |store| store.forget(device, unblock, &caller.name, now)).await? {
-        Forgotten::Done => Ok(Json(ForgottenJson { id: device.to_string(), forgotten: true })),
+        Forgotten::Done => {
+            app.access_changed.notify_one();
+            Ok(Json(ForgottenJson { id: device.to_string(), forgotten: true }))
+        }
         Forgotten::Unknown => Err(unknown(device)),
         Forgotten::Revoked => {
             let detail = format!(

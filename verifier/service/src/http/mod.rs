@@ -10,7 +10,7 @@ pub mod problem;
 mod token;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -28,13 +28,13 @@ use evidence::{claims::DeviceId, verifier_keys::VerifierKeys, verifier_message::
 use reference_values::ReferenceIndex;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
 };
 
 pub use token::{Token, TokenError};
 
 use crate::{
-    limits::MAX_HTTP_BODY,
+    limits::{MAX_ALLOWED_BODY, MAX_HTTP_BODY},
     metrics::Metrics,
     store::{Role, Store, StoreError, TokenEntry},
 };
@@ -57,6 +57,8 @@ pub struct App {
     pub orders: mpsc::Sender<Order>,
     /// Keys that this verifier signs with at present, once it has some.
     pub keys: watch::Receiver<Option<Arc<SignedKeys>>>,
+    /// To be told when somebody is shut out or let in, for the broker to know.
+    pub access_changed: Arc<Notify>,
     /// Seconds since 1970.
     pub clock: fn() -> UnixSeconds,
 }
@@ -84,26 +86,41 @@ pub struct SignedKeys {
     pub message: Vec<u8>,
 }
 
-/// What must be up before the service can do its work, and whether it is.
+/// What must be up before the service can do its work, and whether it is; and what wants an operator's eye meanwhile.
 #[derive(Debug, Default)]
-pub struct Readiness(Mutex<BTreeMap<&'static str, bool>>);
+pub struct Readiness {
+    parts: Mutex<BTreeMap<&'static str, bool>>,
+    warnings: Mutex<BTreeSet<&'static str>>,
+}
 
 impl Readiness {
     /// None of `parts` is up yet.
     #[must_use]
     pub fn waiting_for(parts: &[&'static str]) -> Self {
-        Self(Mutex::new(parts.iter().map(|part| (*part, false)).collect()))
+        Self { parts: Mutex::new(parts.iter().map(|part| (*part, false)).collect()), warnings: Mutex::default() }
     }
 
     /// A part has come up, or gone.
     pub fn set(&self, part: &'static str, up: bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(part, up);
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(part, up);
+    }
+
+    /// Something keeps the service from nothing, but will unless an operator does something.
+    pub fn warn(&self, what: &'static str, stands: bool) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if stands { warnings.insert(what) } else { warnings.remove(what) };
+    }
+
+    /// What wants an operator's eye.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<&'static str> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
     /// Parts that are not up.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
-        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts.iter().filter(|(_, up)| !**up).map(|(part, _)| *part).collect()
     }
 }
@@ -133,6 +150,8 @@ fn routes() -> Vec<Route> {
         route("/v1/devices/{id}", Reader, get(handlers::device)),
         route("/v1/devices/{id}/history", Reader, get(handlers::history)),
         route("/v1/devices/{id}/result", Reader, get(handlers::result)),
+        route("/v1/devices/{id}/ak-certificate", Reader, get(handlers::ak_certificate)),
+        route("/v1/allowed", Operator, post(handlers::allow).layer(DefaultBodyLimit::max(MAX_ALLOWED_BODY))),
         route("/v1/devices/{id}/approve", Operator, post(handlers::approve)),
         route("/v1/devices/{id}/revoke", Operator, post(handlers::revoke)),
         route("/v1/devices/{id}/check", Operator, post(handlers::check)),

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use ureq::Agent;
 
 use super::{
-    api::{ApproveJson, DeviceJson, DevicesJson, FleetJson, HistoryJson, RevokeJson},
+    api::{ApproveJson, DeviceJson, DevicesJson, FleetJson, HistoryJson, RevokeJson, time as time_of},
     problem::{MEDIA_TYPE, ProblemJson},
     *,
 };
@@ -25,6 +25,7 @@ struct Service {
     url: String,
     app: App,
     requests: Option<mpsc::Receiver<Order>>,
+    keys: watch::Sender<Option<Arc<SignedKeys>>>,
     _folder: tempfile::TempDir,
 }
 
@@ -33,25 +34,34 @@ impl Service {
         let runtime = Runtime::new().unwrap();
         let (_folder, store) = store();
         let (sender, requests) = mpsc::channel(4);
+        let keys = watch::Sender::new(None);
         let (_, references) = watch::channel(Arc::new(ReferenceIndex::default()));
         let app = App {
+            access_changed: Arc::default(),
             store,
             token: Arc::new(Token::new(TOKEN).unwrap()),
             metrics: Arc::default(),
             ready: Arc::new(Readiness::waiting_for(&["broker"])),
             references,
             orders: sender,
-            keys: watch::channel(None).1,
+            keys: keys.subscribe(),
             clock: || NOW + 10,
         };
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(serve(listener, app.clone()));
-        Self { runtime, url, app, requests: Some(requests), _folder }
+        Self { runtime, url, app, requests: Some(requests), keys, _folder }
     }
 
     fn client(&self) -> Client {
         Client::new(&self.url, Token::new(TOKEN).unwrap()).unwrap()
+    }
+
+    fn new_token(&self, name: &str, role: Role) -> String {
+        let body = serde_json::json!({ "name": name, "role": role });
+        let answer = self.client().post("/v1/tokens", &body, Duration::ZERO).unwrap();
+        let new: Value = serde_json::from_slice(&answer).unwrap();
+        new["token"].as_str().unwrap().to_owned()
     }
 
     fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
@@ -76,27 +86,31 @@ impl Service {
     }
 }
 
+/// Every route's path with its parameters filled in, and its role.
+fn paths() -> Vec<(String, Role)> {
+    let path = |route: &Route| route.path.replace("{id}", &id(1).to_string()).replace("{name}", "nobody");
+    routes().iter().map(|route| (path(route), route.role)).filter(|(path, _)| !OPEN.contains(&path.as_str())).collect()
+}
+
 #[test]
 fn no_route_answers_without_the_token() {
     let service = Service::start();
     service.app.store.register(registration(1)).unwrap();
-    let mut paths: Vec<String> = routes().iter().map(|(path, _)| path.replace("{id}", &id(1).to_string())).collect();
-    paths.extend(
-        ["/", "/v1", "/v2/devices", "/healthz/", "/healthz/../metrics", "//healthz", "/openapi.json"]
-            .map(str::to_owned),
-    );
+    let mut paths: Vec<String> = paths().into_iter().map(|(path, _)| path).collect();
+    paths.extend(["/", "/v1", "/v2/devices", "/healthz/", "/healthz/../metrics", "//healthz"].map(str::to_owned));
     let wrong = "Bearer 0123456789abcdef0123456789abcdeX";
-    let headers: [&[(&str, &str)]; 5] = [
+    let headers: [&[(&str, &str)]; 6] = [
         &[],
         &[("authorization", wrong)],
         &[("authorization", "Bearer ")],
+        &[("authorization", &format!("Bearer {}", "x".repeat(5000)))],
         &[("authorization", "Basic MDEyMzQ1Njc4OWFiY2RlZg==")],
         &[("authorization", TOKEN)],
     ];
-    for path in paths.iter().filter(|path| !OPEN.contains(&path.as_str())) {
+    for path in paths {
         for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS"] {
             for headers in headers {
-                let (status, media_type, body) = service.raw(method, path, headers, Vec::new());
+                let (status, media_type, body) = service.raw(method, &path, headers, Vec::new());
                 assert_eq!((status, media_type.as_str()), (401, MEDIA_TYPE), "{method} {path} {headers:?}");
                 let problem: ProblemJson = serde_json::from_slice(&body).unwrap();
                 assert_eq!(problem.kind, "urn:countersign:problem:unauthorized");
@@ -105,6 +119,143 @@ fn no_route_answers_without_the_token() {
     }
     let untouched = service.app.store.device(id(1), NOW).unwrap().unwrap();
     assert_eq!(untouched.registration.revoked, None);
+}
+
+#[test]
+fn each_route_answers_its_role_and_those_above() {
+    let mut service = Service::start();
+    let mut orders = service.requests.take().unwrap();
+    service.runtime.spawn(async move {
+        while let Some(order) = orders.recv().await {
+            if let Order::RotateKeys(reply) = order {
+                drop(reply.send(Err("there is no root key".to_owned())));
+            }
+        }
+    });
+    for role in Role::ALL {
+        let token = service.new_token(role.name(), role);
+        let bearer = format!("Bearer {token}");
+        for (path, needed) in paths() {
+            service.app.store.register(registration(1)).unwrap();
+            for method in ["GET", "POST"] {
+                let (status, _, body) = service.raw(method, &path, &[("authorization", &bearer)], Vec::new());
+                let body = String::from_utf8(body).unwrap();
+                if role >= needed {
+                    assert!(![401, 403].contains(&status), "{role:?} {method} {path}: {body}");
+                } else {
+                    assert_eq!(status, 403, "{role:?} {method} {path}: {body}");
+                    assert!(body.contains("urn:countersign:problem:forbidden") && body.contains(needed.name()), "{body}");
+                }
+            }
+        }
+        let (status, ..) = service.raw("GET", "/v1/nothing", &[("authorization", &bearer)], Vec::new());
+        assert_eq!(status, 404);
+    }
+}
+
+#[test]
+fn a_token_is_shown_once_named_in_history_and_gone_when_revoked() {
+    let service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    let token = service.new_token("ada", Role::Operator);
+    assert_eq!(token.len(), 64);
+    let ada = Client::new(&service.url, Token::new(&token).unwrap()).unwrap();
+    ada.post(&format!("/v1/devices/{}/revoke", id(1)), &serde_json::json!({ "why": "lost" }), Duration::ZERO).unwrap();
+    let history: HistoryJson = service.get(&format!("/v1/devices/{}/history", id(1)));
+    assert_eq!(history.history.last().unwrap().who.as_deref(), Some("ada"));
+    let tokens: Value = service.get("/v1/tokens");
+    assert_eq!((&tokens["tokens"][0]["name"], &tokens["tokens"][1]["name"]), (&"init".into(), &"ada".into()));
+    assert_eq!((&tokens["tokens"][1]["role"], &tokens["tokens"][1]["last_used"]), (&"operator".into(), &"2027-01-15".into()));
+    assert!(!tokens.to_string().contains(&token));
+    // Nowhere on disk either.
+    let folder = service.app.store.path().parent().unwrap();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(token.len()).any(|window| window == token.as_bytes()));
+    }
+    let nothing = serde_json::json!({});
+    service.client().post("/v1/tokens/ada/revoke", &nothing, Duration::ZERO).unwrap();
+    assert_eq!(service.problem(ada.get("/v1/fleet")), Kind::Unauthorized);
+    let revoke = |name: &str| service.problem(service.client().post(&format!("/v1/tokens/{name}/revoke"), &nothing, Duration::ZERO));
+    assert_eq!((revoke("ada"), revoke("init")), (Kind::UnknownToken, Kind::Forbidden));
+    let create = |body: Value| service.problem(service.client().post("/v1/tokens", &body, Duration::ZERO));
+    assert_eq!(create(serde_json::json!({ "name": "init", "role": "reader" })), Kind::NameTaken);
+    for (name, role) in [("", "reader"), ("A", "reader"), ("a/b", "reader"), ("a", "root"), (&"a".repeat(33), "reader")] {
+        assert_eq!(create(serde_json::json!({ "name": name, "role": role })), Kind::BadRequest, "{name} {role}");
+    }
+    let log: Value = service.get("/v1/operator-log");
+    assert_eq!((&log["log"][0]["what"], &log["log"][1]["what"]), (&"token create".into(), &"token revoke".into()));
+    assert_eq!(log["log"][1]["who"], "init");
+}
+
+#[test]
+fn labels_are_set_and_devices_forgotten() {
+    let service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    let path = |action: &str| format!("/v1/devices/{}/{action}", id(1));
+    let post = |action: &str, body: Value| service.client().post(&path(action), &body, Duration::ZERO);
+    let labelled = post("labels", serde_json::json!({ "labels": { "site": "a b", "rack": null } })).unwrap();
+    let labelled: Value = serde_json::from_slice(&labelled).unwrap();
+    assert_eq!(labelled["labels"], serde_json::json!({ "site": "a b" }));
+    let list: Value = service.get(&with_query("/v1/devices", &[("label", "site=a b".to_owned())]));
+    assert_eq!((&list["total"], &list["devices"][0]["labels"]["site"]), (&1.into(), &"a b".into()));
+    assert_eq!(service.problem(service.client().get("/v1/devices?label=site")), Kind::BadRequest);
+    for labels in [serde_json::json!({ "A": "b" }), serde_json::json!({ "a": "" }), serde_json::json!(["a"])] {
+        assert_eq!(service.problem(post("labels", serde_json::json!({ "labels": labels }))), Kind::BadRequest, "{labels}");
+    }
+    let many: BTreeMap<String, &str> = (0..17).map(|n| (format!("k{n}"), "v")).collect();
+    assert_eq!(service.problem(post("labels", serde_json::json!({ "labels": many }))), Kind::TooMany);
+    post("revoke", serde_json::json!({ "why": "lost" })).unwrap();
+    assert_eq!(service.problem(post("forget", serde_json::json!({}))), Kind::Revoked);
+    post("forget", serde_json::json!({ "unblock": true })).unwrap();
+    assert_eq!(service.problem(post("forget", serde_json::json!({}))), Kind::UnknownDevice);
+}
+
+#[test]
+fn keys_are_shown_and_replaced_on_order() {
+    let mut service = Service::start();
+    assert_eq!(service.problem(service.client().get("/v1/keys")), Kind::NoKeys);
+    let point = |x: u8| evidence::tpm::P256Point { x: [x; 32], y: [7; 32] };
+    let keys = VerifierKeys { sequence: NOW, not_after: NOW + 600, request: point(1), result: point(2), log: point(3) };
+    let signed = Arc::new(SignedKeys { root: VerifierKeyId::of(&point(0)), keys, message: vec![1, 2, 3] });
+    let mut orders = service.requests.take().unwrap();
+    let (keys, answer) = (service.keys.clone(), Arc::clone(&signed));
+    service.runtime.spawn(async move {
+        while let Some(order) = orders.recv().await {
+            let Order::RotateKeys(reply) = order else { continue };
+            keys.send_replace(Some(Arc::clone(&answer)));
+            drop(reply.send(Ok(Arc::clone(&answer))));
+        }
+    });
+    let rotated = service.client().post("/v1/keys/rotate", &serde_json::json!({}), Duration::ZERO).unwrap();
+    let rotated: Value = serde_json::from_slice(&rotated).unwrap();
+    assert_eq!(rotated["made"], time_of(NOW));
+    assert_eq!(rotated["message"], "AQID");
+    assert_eq!(rotated["request"]["public"], format!("04{}{}", "01".repeat(32), "07".repeat(32)));
+    assert_eq!(service.get::<Value>("/v1/keys"), rotated);
+    assert_eq!(service.get::<Value>("/v1/operator-log")["log"][0]["what"], "keys rotate");
+}
+
+#[test]
+fn the_api_description_names_every_route_and_its_role() {
+    let document: Value = serde_json::from_str(openapi::DOCUMENT).unwrap();
+    let described = document["paths"].as_object().unwrap();
+    let known = routes();
+    assert_eq!(described.len(), known.len());
+    for route in known {
+        let methods = described.get(route.path).unwrap_or_else(|| panic!("{}", route.path)).as_object().unwrap();
+        let open = OPEN.contains(&route.path);
+        for (method, operation) in methods {
+            let role = if open { Value::Null } else { route.role.name().into() };
+            assert_eq!(operation["x-role"], role, "{method} {}", route.path);
+        }
+    }
+    // Whatever is referred to is there.
+    let text = openapi::DOCUMENT;
+    for reference in text.split("\"$ref\": \"#/").skip(1) {
+        let pointer = format!("/{}", reference.split('"').next().unwrap());
+        assert!(document.pointer(&pointer).is_some(), "{pointer}");
+    }
 }
 
 #[test]

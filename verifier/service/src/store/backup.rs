@@ -97,11 +97,16 @@ fn mark(copy: &Path) -> Sql<()> {
     connection.pragma_update(None, "journal_mode", "DELETE")
 }
 
+/// Whether the database is a copy that no verifier has taken as its store.
+pub(super) fn is_copy(connection: &Connection) -> Sql<bool> {
+    let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    Ok(id == COPY)
+}
+
 /// Where the database is a copy that has been put in the store's place: it is no copy any more, and knows since when.
 /// Tokens of operators end: one that was revoked since the copy was made must not come back.
 pub(super) fn take_place(connection: &mut Connection, now: UnixSeconds) -> Sql<()> {
-    let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    if id != COPY {
+    if !is_copy(connection)? {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -110,6 +115,9 @@ pub(super) fn take_place(connection: &mut Connection, now: UnixSeconds) -> Sql<(
         params![RESTORED, signed(now)],
     )?;
     transaction.execute("DELETE FROM api_token", [])?;
+    // Whoever has the copy could make nonces of this verifier with them.
+    transaction.execute("DELETE FROM secret", [])?;
+    transaction.execute("DELETE FROM enrolment_key", [])?;
     super::operators::log(&transaction, "verifier", "store restored", "from a backup; tokens of operators ended", now)?;
     transaction.pragma_update(None, "application_id", 0)?;
     transaction.commit()
@@ -123,5 +131,102 @@ impl Store {
     pub fn restored_at(&self) -> Result<Option<UnixSeconds>, StoreError> {
         let sql = "SELECT at FROM mark WHERE name = ?1";
         self.read(|c| Ok(c.query_row(sql, [RESTORED], |row| row.get(0)).optional()?.map(unsigned)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::fs::PermissionsExt as _,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::{
+        super::{
+            Role,
+            tests::{NOW, accepted, commit, id, registration, store},
+        },
+        *,
+    };
+
+    fn count(store: &Store, sql: &str) -> i64 {
+        store.read(|c| c.query_row(sql, [], |row| row.get(0))).unwrap()
+    }
+
+    #[test]
+    fn a_copy_is_whole_while_the_store_is_being_written() {
+        let (folder, store) = store();
+        for number in 0..8 {
+            store.register(registration(number)).unwrap();
+            commit(&store, accepted(number, 1, None));
+        }
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // One transaction moves all devices, so that any instant shows them alike.
+            scope.spawn(|| {
+                let mut clock = 1;
+                while !stop.load(Ordering::Relaxed) {
+                    let batch = (0..8).map(|number| accepted(number, clock + 1, Some(clock))).collect();
+                    store.commit(batch).unwrap();
+                    clock += 1;
+                }
+            });
+            for round in 0..5 {
+                let copy = folder.path().join(format!("copy-{round}"));
+                backup(store.path(), &copy).unwrap();
+                assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+                let copy = Store::open(&copy).unwrap();
+                assert_eq!(count(&copy, "SELECT count(DISTINCT judged) FROM device"), 1);
+                assert_eq!(count(&copy, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'"), 0);
+                assert_eq!(count(&copy, "SELECT count(*) FROM device_state"), 8);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn what_is_there_already_is_never_written_over_and_nothing_is_left_of_a_failure() {
+        let (folder, store) = store();
+        let copy = folder.path().join("copy");
+        fs::write(&copy, "precious").unwrap();
+        assert!(matches!(backup(store.path(), &copy), Err(BackupError::Exists(_))));
+        assert_eq!(fs::read(&copy).unwrap(), b"precious");
+        let dangling = folder.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+        assert!(matches!(backup(store.path(), &dangling), Err(BackupError::Exists(_))));
+        assert!(matches!(backup(store.path(), &folder.path().join("no/folder")), Err(BackupError::Write { .. })));
+        assert!(matches!(backup(store.path(), Path::new("..")), Err(BackupError::Name(_))));
+        let other = folder.path().join("other");
+        assert!(matches!(backup(&folder.path().join("no-store"), &other), Err(BackupError::Store(_))));
+        fs::write(folder.path().join("no-database"), vec![7; 8192]).unwrap();
+        assert!(matches!(backup(&folder.path().join("no-database"), &other), Err(BackupError::Store(_))));
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!names.iter().any(|name| name.to_string_lossy().contains("other")), "{names:?}");
+    }
+
+    #[test]
+    fn a_store_knows_when_it_took_the_place_of_another() {
+        let (folder, store) = store();
+        store.register(registration(1)).unwrap();
+        store.add_token("ci", [7; 32], Role::Reader, "test", NOW).unwrap();
+        assert_eq!(store.restored_at(), Ok(None));
+        let copy = folder.path().join("copy.sqlite");
+        backup(store.path(), &copy).unwrap();
+        // A copy of the copy is one too.
+        let second = folder.path().join("second.sqlite");
+        backup(&copy, &second).unwrap();
+        for copy in [copy, second] {
+            assert!(super::super::glance(&copy).unwrap().is_backup);
+            let restored = Store::open(&copy).unwrap();
+            let at = restored.restored_at().unwrap().unwrap();
+            assert!(at > 1_700_000_000, "{at}");
+            assert!(restored.registration(id(1)).unwrap().is_some());
+            assert_eq!(restored.tokens(), Ok(vec![]), "one that was revoked since must not come back");
+            assert_eq!(restored.operator_log().unwrap().last().unwrap().what, "store restored");
+            drop(restored);
+            assert!(!super::super::glance(&copy).unwrap().is_backup);
+            assert_eq!(Store::open(&copy).unwrap().restored_at(), Ok(Some(at)), "once");
+        }
+        assert_eq!(store.restored_at(), Ok(None), "the store itself has not been restored");
     }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use appraisal::{Cause, Code, DeviceState, UnixSeconds, Verdict};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use appraisal::{Cause, Code, DeviceState, UnixSeconds, Verdict, state::Attested};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
-    Accepted, Committed, Sql, What, decode, encode,
+    Accepted, Committed, Sql, What, encode,
     files::{self, NextSet},
-    shorten, signed, verdict_number,
+    shorten, signed,
+    standing::{self, COLUMNS, Stands},
+    verdict_number,
 };
 use crate::limits::MAX_HISTORY;
 
@@ -20,33 +22,24 @@ pub(super) fn all(c: &Connection, batch: &[Accepted]) -> Sql<Vec<Committed>> {
 struct Before {
     n: i64,
     mset: Option<i64>,
-    verdict: i64,
     release: Option<String>,
-    state: Option<DeviceState>,
+    stands: Stands,
 }
 
 fn before(c: &Connection, accepted: &Accepted) -> Sql<Option<Before>> {
-    let mut select = c.prepare_cached(
-        "SELECT d.n, d.mset, d.verdict, d.release, s.state FROM device d LEFT JOIN device_state s ON s.device = d.n \
-         WHERE d.id = ?1",
-    )?;
-    select
-        .query_row([accepted.device.0], |row| {
-            let state: Option<Vec<u8>> = row.get(4)?;
-            Ok(Before {
-                n: row.get(0)?,
-                mset: row.get(1)?,
-                verdict: row.get(2)?,
-                release: row.get(3)?,
-                state: state.map(|bytes| decode("device state", &bytes)).transpose()?,
-            })
-        })
-        .optional()
+    let mut select = c.prepare_cached(&format!(
+        "SELECT d.n, d.mset, d.release, {COLUMNS} FROM device d JOIN registration r ON r.device = d.n \
+         LEFT JOIN device_state s ON s.device = d.n WHERE d.id = ?1"
+    ))?;
+    let read = |row: &Row<'_>| {
+        Ok(Before { n: row.get(0)?, mset: row.get(1)?, release: row.get(2)?, stands: Stands::read(row, 3)? })
+    };
+    select.query_row([accepted.device.0], read).optional()
 }
 
 fn one(c: &Connection, accepted: &Accepted) -> Sql<Committed> {
     let Some(before) = before(c, accepted)? else { return Ok(Committed::Lost) };
-    if before.state.as_ref().map(|state| state.last) != accepted.expected {
+    if before.stands.state.as_ref().map(|state| state.last) != accepted.expected {
         return Ok(Committed::Lost);
     }
     let appraisal = &accepted.appraisal;
@@ -57,19 +50,26 @@ fn one(c: &Connection, accepted: &Accepted) -> Sql<Committed> {
     };
     let state = &appraisal.state;
     write_state(c, before.n, accepted)?;
-    if (mset, verdict_number(state.verdict)) != (before.mset, before.verdict) || state.release != before.release {
-        c.prepare_cached("UPDATE device SET verdict = ?2, release = ?3, mset = ?4 WHERE n = ?1")?.execute(params![
-            before.n,
-            verdict_number(state.verdict),
-            state.release,
-            mset
-        ])?;
+    // By what is known of the device now: an operator may have spoken since this was judged.
+    let after = before.stands.with(state);
+    let (was, is) = (before.stands.filed(), after.filed());
+    if mset != before.mset || (was.verdict, was.late) != (is.verdict, is.late) || state.release != before.release {
+        let update = "UPDATE device SET verdict = ?2, late = ?3, release = ?4, mset = ?5 WHERE n = ?1";
+        let (verdict, late) = (verdict_number(is.verdict), verdict_number(is.late));
+        c.prepare_cached(update)?.execute(params![before.n, verdict, late, state.release, mset])?;
     }
     if let Some(old) = before.mset.filter(|_| mset != before.mset) {
         files::drop_unused(c, old)?;
     }
-    write_causes(c, before.n, before.state.as_ref(), &state.causes)?;
-    write_history(c, before.n, before.state.as_ref(), state)?;
+    standing::file_codes(c, before.n, &was.codes, &is.codes)?;
+    let mut written = false;
+    if let Some(attested) = &appraisal.closed {
+        write_attested(c, before.n, attested, state)?;
+        written = true;
+    }
+    if write_history(c, before.n, &before.stands, &after, state)? || written {
+        prune(c, before.n)?;
+    }
     Ok(Committed::Done)
 }
 
@@ -94,66 +94,81 @@ fn write_state(c: &Connection, n: i64, accepted: &Accepted) -> Sql<()> {
     Ok(())
 }
 
-fn write_causes(c: &Connection, n: i64, old: Option<&DeviceState>, causes: &[Cause]) -> Sql<()> {
-    let codes = |causes: &[Cause]| causes.iter().map(|cause| cause.code).collect::<BTreeSet<Code>>();
-    let (old, new) = (old.map(|state| codes(&state.causes)).unwrap_or_default(), codes(causes));
-    for gone in old.difference(&new) {
-        c.prepare_cached("DELETE FROM device_cause WHERE code = ?1 AND device = ?2")?
-            .execute(params![gone.row().code, n])?;
-    }
-    for come in new.difference(&old) {
-        c.prepare_cached("INSERT OR IGNORE INTO device_cause (code, device) VALUES (?1, ?2)")?
-            .execute(params![come.row().code, n])?;
-    }
-    Ok(())
-}
-
 /// A row where the verdict, its causes or the release differ; and one for the expiry in between, which nobody wrote.
-fn write_history(c: &Connection, n: i64, old: Option<&DeviceState>, new: &DeviceState) -> Sql<()> {
-    let same = |old: &DeviceState| {
-        let about = |causes: &[Cause]| -> BTreeSet<(Code, String)> {
-            causes.iter().map(|cause| (cause.code, cause.detail.clone())).collect()
-        };
-        old.verdict == new.verdict && old.release == new.release && about(&old.causes) == about(&new.causes)
+/// Whether there was anything to write.
+fn write_history(c: &Connection, n: i64, old: &Stands, new: &Stands, state: &DeviceState) -> Sql<bool> {
+    let about = |causes: &[Cause]| -> BTreeSet<(Code, String)> {
+        causes.iter().map(|cause| (cause.code, cause.detail.clone())).collect()
     };
-    let expired = old.filter(|old| old.expires <= new.judged);
-    if let Some(old) = expired {
-        let (verdict, causes) = old.at(old.expires);
-        let row = Entry { at: old.expires, what: What::Expired, verdict, previous: Some(old.verdict), causes: &causes, who: None };
-        append(c, n, &row, old.release.as_deref(), None, None)?;
-    } else if old.is_some_and(same) {
-        return Ok(());
+    let now = state.judged;
+    let (is, was) = (new.at(now), old.at(now));
+    if let Some(expired) = old.state.as_ref().filter(|old| old.expires <= now) {
+        let (verdict, causes) = expired.at(expired.expires);
+        let mut row = Entry::new(expired.expires, What::Expired, verdict, &causes);
+        row.previous = Some(expired.verdict);
+        row.release = expired.release.as_deref();
+        append(c, n, &row)?;
+    } else if old.state.as_ref().is_some_and(|old| old.release == state.release)
+        && was.verdict == is.verdict
+        && about(&was.causes) == about(&is.causes)
+    {
+        return Ok(false);
     }
-    let previous = old.map(|old| old.at(new.judged).0);
-    let row = Entry { at: new.judged, what: What::Evidence, verdict: new.verdict, previous, causes: &new.causes, who: None };
-    append(c, n, &row, new.release.as_deref(), Some(&new.last.evidence), None)?;
-    prune(c, n)
+    let mut row = Entry::new(now, What::Evidence, is.verdict, &is.causes);
+    row.previous = old.state.as_ref().map(|_| was.verdict);
+    row.release = state.release.as_deref();
+    row.evidence = Some(&state.last.evidence);
+    append(c, n, &row)?;
+    Ok(true)
 }
 
-/// What a history row says in any case.
+/// What was covered until this evidence began anew: from its end until now nothing is known.
+fn write_attested(c: &Connection, n: i64, attested: &Attested, new: &DeviceState) -> Sql<()> {
+    let mut row = Entry::new(new.judged, What::Attested, new.verdict, &new.causes);
+    row.release = new.release.as_deref();
+    row.attested = Some(attested);
+    append(c, n, &row)
+}
+
+/// What a history row says.
 pub(super) struct Entry<'a> {
-    pub(super) at: UnixSeconds,
-    pub(super) what: What,
-    pub(super) verdict: Verdict,
+    at: UnixSeconds,
+    what: What,
+    verdict: Verdict,
+    causes: &'a [Cause],
     pub(super) previous: Option<Verdict>,
-    pub(super) causes: &'a [Cause],
+    pub(super) release: Option<&'a str>,
+    pub(super) evidence: Option<&'a [u8; 32]>,
+    /// In words.
+    pub(super) note: Option<&'a str>,
     /// Operator, where it was one.
     pub(super) who: Option<&'a str>,
+    pub(super) attested: Option<&'a Attested>,
 }
 
-pub(super) fn append(
-    c: &Connection,
-    n: i64,
-    entry: &Entry<'_>,
-    release: Option<&str>,
-    evidence: Option<&[u8; 32]>,
-    note: Option<&str>,
-) -> Sql<()> {
+impl<'a> Entry<'a> {
+    pub(super) const fn new(at: UnixSeconds, what: What, verdict: Verdict, causes: &'a [Cause]) -> Self {
+        Self {
+            at,
+            what,
+            verdict,
+            causes,
+            previous: None,
+            release: None,
+            evidence: None,
+            note: None,
+            who: None,
+            attested: None,
+        }
+    }
+}
+
+pub(super) fn append(c: &Connection, n: i64, entry: &Entry<'_>) -> Sql<()> {
     let mut causes = entry.causes.to_vec();
     shorten(&mut causes);
     c.prepare_cached(
-        "INSERT INTO history (device, at, what, verdict, previous, causes, release, evidence, note, who) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO history (device, at, what, verdict, previous, causes, release, evidence, note, who, attested) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         n,
@@ -162,10 +177,11 @@ pub(super) fn append(
         verdict_number(entry.verdict),
         entry.previous.map(verdict_number),
         encode("causes", &causes)?,
-        release,
-        evidence.map(|digest| &digest[..]),
-        note,
-        entry.who
+        entry.release,
+        entry.evidence.map(|digest| &digest[..]),
+        entry.note,
+        entry.who,
+        entry.attested.map(|attested| encode("attested time", attested)).transpose()?
     ])?;
     Ok(())
 }
@@ -173,7 +189,7 @@ pub(super) fn append(
 /// A device whose verdict flaps must not fill the disk. What operators did is kept.
 fn prune(c: &Connection, n: i64) -> Sql<()> {
     c.prepare_cached(
-        "DELETE FROM history WHERE n IN (SELECT n FROM history WHERE device = ?1 AND what IN ('evidence', 'expired') \
+        "DELETE FROM history WHERE n IN (SELECT n FROM history WHERE device = ?1 AND what IN ('evidence', 'expired', 'attested') \
          ORDER BY n DESC LIMIT -1 OFFSET ?2)",
     )?
     .execute(params![n, MAX_HISTORY])?;

@@ -20,7 +20,8 @@ impl Store {
         self.write(1, move |c| {
             c.execute("DELETE FROM issued WHERE not_after <= ?1", [signed(now)])?;
             c.execute(
-                "INSERT INTO issued (serial, device, not_after) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+                "INSERT INTO issued (serial, device, not_after) SELECT ?1, n, ?3 FROM device WHERE id = ?2 \
+                 ON CONFLICT DO NOTHING",
                 params![serial, device.0, signed(not_after)],
             )?;
             Ok(())
@@ -33,11 +34,11 @@ impl Store {
     /// [`StoreError`] where it could not be read.
     pub fn shut_out(&self, now: UnixSeconds) -> Result<ShutOut, StoreError> {
         self.read(|c| {
-            let mut devices = c.prepare_cached("SELECT id FROM device WHERE revoked <> 0 AND revoked & 1 ORDER BY id")?;
+            let mut devices = c.prepare_cached("SELECT id FROM device WHERE revoked <> 0 ORDER BY id")?;
             let devices = devices.query_map([], |row| Ok(DeviceId(row.get(0)?)))?.collect::<Result<_, _>>()?;
             let mut certificates = c.prepare_cached(
                 "SELECT i.serial, r.revoked_at FROM device d JOIN registration r ON r.device = d.n \
-                 JOIN issued i ON i.device = d.id WHERE d.revoked <> 0 AND d.revoked & 1 AND i.not_after > ?1 ORDER BY i.serial",
+                 JOIN issued i ON i.device = d.n WHERE d.revoked <> 0 AND i.not_after > ?1 ORDER BY i.serial",
             )?;
             let revoked = |row: &rusqlite::Row<'_>| {
                 let since = row.get::<_, Option<i64>>(1)?;

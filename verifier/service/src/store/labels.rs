@@ -127,3 +127,65 @@ pub(super) fn of(c: &Connection, n: i64) -> Sql<BTreeMap<String, String>> {
     let mut select = c.prepare_cached("SELECT key, value FROM label WHERE device = ?1")?;
     select.query_map([n], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Filter,
+            tests::{NOW, id, registration, store},
+        },
+        *,
+    };
+
+    fn set(key: &str, value: &str) -> LabelChange {
+        LabelChange::new(key, Some(value)).unwrap()
+    }
+
+    #[test]
+    fn labels_are_set_replaced_removed_and_found_by() {
+        let (_folder, store) = store();
+        for number in 1..3 {
+            store.register(registration(number)).unwrap();
+        }
+        let label = |number, changes: Vec<LabelChange>| store.label(id(number), changes, "ada", NOW).unwrap();
+        assert_eq!(label(1, vec![set("site", "Tromsø 7"), set("rack", "12")]), Labelled::Done);
+        assert_eq!(label(1, vec![LabelChange::new("rack", None).unwrap(), set("site", "Bodø")]), Labelled::Done);
+        assert_eq!(label(3, vec![set("site", "x")]), Labelled::Unknown);
+        let shown = store.device(id(1), NOW).unwrap().unwrap().summary.labels;
+        assert_eq!(shown.into_iter().collect::<Vec<_>>(), [("site".to_owned(), "Bodø".to_owned())]);
+        let filter = |value: &str| Filter { label: Some(("site".into(), value.into())), ..Filter::default() };
+        let found = store.devices(&filter("Bodø"), NOW).unwrap();
+        assert_eq!((found.total, found.devices[0].id), (1, id(1)));
+        assert_eq!(store.devices(&filter("Tromsø 7"), NOW).unwrap().total, 0);
+        let last = store.history(id(1), NOW).unwrap().pop().unwrap();
+        assert_eq!((last.what, last.who.as_deref()), (What::Labelled, Some("ada")));
+        assert_eq!(last.note.as_deref(), Some("rack= site=Bodø"));
+        // What is as asked already is no news.
+        label(1, vec![set("site", "Bodø")]);
+        assert_eq!(store.history(id(1), NOW).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_device_has_so_many_labels_and_no_more() {
+        let (_folder, store) = store();
+        store.register(registration(1)).unwrap();
+        let many = (0..=MAX_LABELS).map(|n| set(&format!("k{n}"), "v")).collect::<Vec<_>>();
+        assert_eq!(store.label(id(1), many.clone(), "ada", NOW), Ok(Labelled::TooMany));
+        assert!(store.device(id(1), NOW).unwrap().unwrap().summary.labels.is_empty());
+        assert_eq!(store.label(id(1), many[1..].to_vec(), "ada", NOW), Ok(Labelled::Done));
+        // Replacing one needs no room.
+        assert_eq!(store.label(id(1), vec![set("k1", "w")], "ada", NOW), Ok(Labelled::Done));
+    }
+
+    #[test]
+    fn what_cannot_be_a_label_is_refused() {
+        for key in ["", "A", "a b", "ä", "a=b", &"k".repeat(33)] {
+            assert!(matches!(LabelChange::new(key, Some("v")), Err(BadLabel::Key(_))), "{key}");
+        }
+        for value in ["", "a\nb", "\u{1b}[2J", &"v".repeat(129)] {
+            assert!(matches!(LabelChange::new("k", Some(value)), Err(BadLabel::Value(_))), "{value:?}");
+        }
+        assert!(LabelChange::new("a.b_c-9", Some(&"é".repeat(128))).is_ok());
+    }
+}

@@ -1,10 +1,11 @@
 //! The database's version, and bringing it up to the one that this program knows.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
+use appraisal::UnixSeconds;
 use rusqlite::Connection;
 
-use super::{StoreError, connect, connect_reader};
+use super::{StoreError, backup, connect, connect_reader, secrets, unsigned};
 
 /// Migrations in order; `PRAGMA user_version` says how many have been run.
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql")];
@@ -26,14 +27,44 @@ pub fn migrate(path: &Path) -> Result<Versions, StoreError> {
     run(path, &mut connect(path)?)
 }
 
-/// The version of the store in the file `path`, which is only read.
+/// What a store says of itself without being opened: nothing is written, and nothing brought up to date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glance {
+    /// Its version.
+    pub versions: Versions,
+    /// Whether it is a copy that no verifier has taken as its store yet.
+    pub is_backup: bool,
+    /// How far each product's releases have come.
+    pub sequences: BTreeMap<String, u64>,
+    /// Until when the keys in it hold, where there are some.
+    pub keys_until: Option<UnixSeconds>,
+}
+
+/// Looks into the store in the file `path`.
 ///
 /// # Errors
-/// [`StoreError`] where there is none.
-pub fn versions(path: &Path) -> Result<Versions, StoreError> {
+/// [`StoreError`] where there is none, or where it is newer than this program.
+pub fn glance(path: &Path) -> Result<Glance, StoreError> {
     let connection = connect_reader(path)?;
-    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
-    found.map(|found| Versions { found, known: known() }).map_err(|error| StoreError::database(path, &error))
+    let known = known();
+    let look = || {
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let versions = Versions { found, known };
+        let is_backup = backup::is_copy(&connection)?;
+        let sequences = if (1..=known).contains(&found) { secrets::sequences(&connection)? } else { BTreeMap::new() };
+        let keys_until = if (2..=known).contains(&found) {
+            let until = "SELECT max(not_after) FROM verifier_key WHERE request IS NOT NULL";
+            connection.query_row(until, [], |row| row.get::<_, Option<i64>>(0))?.map(unsigned)
+        } else {
+            None
+        };
+        Ok(Glance { versions, is_backup, sequences, keys_until })
+    };
+    let glance = look().map_err(|error| StoreError::database(path, &error))?;
+    match glance.versions.found {
+        found if found > known => Err(StoreError::TooNew { file: path.to_owned(), found, known }),
+        _ => Ok(glance),
+    }
 }
 
 fn known() -> i64 {
@@ -56,5 +87,71 @@ pub(super) fn run(path: &Path, connection: &mut Connection) -> Result<Versions, 
     match run(connection).map_err(|error| StoreError::database(path, &error))? {
         found if found > known => Err(StoreError::TooNew { file: path.to_owned(), found, known }),
         found => Ok(Versions { found, known }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::params;
+
+    use super::{
+        super::{
+            Store, Trouble,
+            tests::{NOW, accepted, id, registration, store},
+        },
+        *,
+    };
+
+    /// A database as version 1 made it, with a device, its history and a release.
+    fn version_1(path: &Path) {
+        let c = Connection::open(path).unwrap();
+        c.pragma_update(None, "journal_mode", "WAL").unwrap();
+        c.execute_batch(include_str!("schema.sql")).unwrap();
+        c.pragma_update(None, "user_version", 1).unwrap();
+        let new = registration(1);
+        c.execute("INSERT INTO device (id, product) VALUES (?1, 'acme/router')", [new.device.0]).unwrap();
+        c.execute(
+            "INSERT INTO registration (device, ak, ak_name, ek_class, manufacturer, first_seen) \
+             VALUES (1, ?1, ?2, 0, 'id:00001014', ?3)",
+            params![new.ak.area(), new.ak.name_digest(), NOW as i64],
+        )
+        .unwrap();
+        c.execute("INSERT INTO ek (digest, device) VALUES (?1, 1)", [new.eks[0]]).unwrap();
+        c.execute(
+            "INSERT INTO history (device, at, what, verdict, causes) VALUES (1, ?1, 'enrolled', 2, x'80')",
+            [NOW as i64],
+        )
+        .unwrap();
+        c.execute("INSERT INTO reference_sequence (product, sequence) VALUES ('acme/router', 7)", []).unwrap();
+    }
+
+    #[test]
+    fn a_store_of_version_1_is_brought_up_to_date_with_all_that_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        version_1(&path);
+        let before = glance(&path).unwrap();
+        assert_eq!((before.versions.found, before.sequences.get("acme/router")), (1, Some(&7)));
+        assert_eq!(migrate(&path).unwrap(), Versions { found: 1, known: known() });
+        assert_eq!(migrate(&path).unwrap(), Versions { found: known(), known: known() });
+        let store = Store::open(&path).unwrap();
+        let known = store.registration(id(1)).unwrap().unwrap();
+        assert_eq!((known.ak, known.first_seen, known.product.as_deref()), (registration(1).ak, NOW, Some("acme/router")));
+        assert_eq!(store.history(id(1), NOW).unwrap().len(), 1);
+        assert_eq!(store.commit(vec![accepted(1, 1, None)]).unwrap(), [super::super::Committed::Done]);
+    }
+
+    #[test]
+    fn a_newer_store_and_what_is_none_are_refused_and_left_alone() {
+        let (folder, store) = store();
+        let path = store.path().to_owned();
+        drop(store);
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", known() + 1).unwrap();
+        let newer = StoreError::TooNew { file: path.clone(), found: known() + 1, known: known() };
+        assert_eq!(migrate(&path), Err(newer.clone()));
+        assert_eq!(glance(&path), Err(newer));
+        let absent = folder.path().join("absent");
+        assert!(matches!(migrate(&absent), Err(StoreError::Database { kind: Trouble::Open, .. })));
+        assert!(!absent.exists());
     }
 }

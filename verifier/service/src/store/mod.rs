@@ -3,37 +3,53 @@
 //!
 //! Everything here blocks, except what is named `…_async`; from async code use [`Store::off_thread`] for the rest.
 
+mod backup;
 mod commit;
+mod epochs;
+mod endorsements;
 mod error;
 mod files;
+mod forget;
+mod issued;
+mod keys;
+mod labels;
+mod migrate;
+mod operators;
 mod query;
 mod registry;
 mod secrets;
+mod standing;
 mod types;
 mod writer;
 
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use evidence::claims::DeviceId;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{broadcast, oneshot};
 
+pub use backup::{BackupError, backup};
+pub use epochs::{EpochRow, LatestEpochs, Opening};
+pub use endorsements::{Allowed, Endorsed, Place, Ruling};
 pub use error::{StoreError, Trouble};
+pub use forget::Forgotten;
+pub use keys::StoredKeys;
+pub use labels::{BadLabel, LabelChange, Labelled};
+pub use migrate::{Glance, Versions, glance, migrate};
+pub use operators::{OperatorAction, Role, TokenAdded, TokenEntry};
+pub(crate) use registry::identity_cause;
 pub use secrets::Secret;
 pub use types::{
-    Accepted, Committed, Detail, Filter, FleetCounts, HistoryRow, NewRegistration, Page, Registered, Registration,
+    Accepted, Committed, Denial, Detail, Endorsement, Filter, FleetCounts, HistoryRow, Known, NewRegistration, Page, Registered, Registration,
     Summary, Unresolved, What,
 };
 
 use crate::limits::{MAX_LISTED_CAUSES, MAX_LISTED_DETAIL, MAX_READERS};
 use writer::{Job, Task, Writer};
-
-/// Migrations in order; `PRAGMA user_version` says how many have been run.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// The store. Cheap to clone; the last one to go closes it.
 #[derive(Clone)]
@@ -56,7 +72,9 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create_private(path)?;
         let mut connection = connect(path)?;
-        migrate(path, &mut connection)?;
+        migrate::run(path, &mut connection)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        backup::take_place(&mut connection, now).map_err(|error| StoreError::database(path, &error))?;
         let writer = Writer::start(path, connection)?;
         let (changed, _) = broadcast::channel(1024);
         Ok(Self(Arc::new(Inner { path: path.to_owned(), readers: Mutex::default(), changed, writer })))
@@ -211,25 +229,6 @@ fn connect_reader(path: &Path) -> Result<Connection, StoreError> {
         Ok(connection)
     };
     open().map_err(|error| StoreError::database(path, &error))
-}
-
-fn migrate(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    let run = |connection: &mut Connection| {
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(usize::MAX)) {
-            transaction.execute_batch(migration)?;
-        }
-        if found < known {
-            transaction.pragma_update(None, "user_version", known)?;
-        }
-        transaction.commit().map(|()| found)
-    };
-    match run(connection).map_err(|error| StoreError::database(path, &error))? {
-        found if found > known => Err(StoreError::TooNew { file: path.to_owned(), found, known }),
-        _ => Ok(()),
-    }
 }
 
 /// SQLite's integers are signed. Times and counts stay far below.

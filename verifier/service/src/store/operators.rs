@@ -219,3 +219,43 @@ pub(super) fn log(c: &Connection, by: &str, what: &str, about: &str, now: UnixSe
     let insert = "INSERT INTO operator_log (at, who, what, about) VALUES (?1, ?2, ?3, ?4)";
     c.execute(insert, params![signed(now), by, what, about]).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{NOW, store},
+        *,
+    };
+
+    #[test]
+    fn a_token_counts_from_its_making_to_its_end() {
+        let (_folder, store) = store();
+        let add = |name: &str, digest: u8| store.add_token(name, [digest; 32], Role::Operator, "init", NOW).unwrap();
+        assert_eq!(store.token(&[1; 32]), Ok(None));
+        assert_eq!((add("ada", 1), add("ada", 2), add("bob", 3)), (TokenAdded::Done, TokenAdded::Taken, TokenAdded::Done));
+        let ada = store.token(&[1; 32]).unwrap().unwrap();
+        assert_eq!((ada.name.as_str(), ada.role, ada.last_used), ("ada", Role::Operator, None));
+        assert_eq!(store.token(&[2; 32]), Ok(None), "that one was not taken");
+        assert!(ada.first_use_of_day(NOW));
+        store.token_used("ada", NOW).unwrap();
+        let ada = store.token(&[1; 32]).unwrap().unwrap();
+        assert!(!ada.first_use_of_day(NOW) && ada.first_use_of_day(NOW + DAY));
+        assert_eq!(ada.last_used, Some(NOW / DAY * DAY));
+        assert_eq!((store.revoke_token("ada", "bob", NOW), store.revoke_token("ada", "bob", NOW)), (Ok(true), Ok(false)));
+        assert_eq!(store.token(&[1; 32]), Ok(None));
+        let log: Vec<_> = store.operator_log().unwrap().into_iter().map(|line| (line.who, line.what)).collect();
+        let expected = [("init", "token create"), ("init", "token create"), ("bob", "token revoke")];
+        assert_eq!(log, expected.map(|(who, what)| (who.to_owned(), what.to_owned())));
+    }
+
+    #[test]
+    fn there_are_so_many_tokens_and_no_more() {
+        let (_folder, store) = store();
+        for n in 0..MAX_TOKENS {
+            let digest = evidence::pcr::sha256(&n.to_be_bytes());
+            assert_eq!(store.add_token(&n.to_string(), digest, Role::Reader, "init", NOW), Ok(TokenAdded::Done));
+        }
+        assert_eq!(store.add_token("more", [0; 32], Role::Reader, "init", NOW), Ok(TokenAdded::TooMany));
+        assert_eq!(store.tokens().unwrap().len(), MAX_TOKENS);
+    }
+}

@@ -1,16 +1,17 @@
 //! Questions about devices and the fleet. What expiry and revocation do to a verdict is decided here, at the instant
 //! of the question: no row has to change for it.
 
-use appraisal::{Cause, Code, DeviceState, MeasuredFile, UnixSeconds, Verdict};
-use evidence::{
-    claims::DeviceId,
-    result::{Claim, TrustVector},
-};
+use std::collections::BTreeMap;
+
+use appraisal::{Code, Current, DeviceState, MeasuredFile, UnixSeconds, Verdict};
+use evidence::{claims::DeviceId, result::TrustVector};
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params, types::Value};
 
 use super::{
-    Detail, Filter, FleetCounts, HistoryRow, Page, Sql, Store, StoreError, Summary, What, damaged, decode, registry,
-    shorten, signed, unsigned, verdict_from, verdict_number,
+    Detail, Filter, FleetCounts, HistoryRow, Page, Sql, Store, StoreError, Summary, What, damaged, decode, labels,
+    registry, shorten, signed,
+    standing::{COLUMNS, Stands},
+    unsigned, verdict_from, verdict_number,
 };
 use crate::limits::{DEFAULT_PAGE, MAX_FILES, MAX_HISTORY, MAX_PAGE};
 
@@ -94,95 +95,72 @@ fn blob(c: &Connection, sql: &str, device: DeviceId) -> Sql<Option<Vec<u8>>> {
     c.prepare_cached(sql)?.query_row([device.0], |row| row.get(0)).optional()
 }
 
-/// Columns that [`Stored::read`] reads.
-const STORED: &str = "SELECT d.id, d.product, s.state, r.first_seen, r.revoked_why, r.revoked_at FROM device d \
-                      JOIN registration r ON r.device = d.n LEFT JOIN device_state s ON s.device = d.n ";
-
 /// A device's rows.
 struct Stored {
     id: DeviceId,
     product: Option<String>,
-    state: Option<DeviceState>,
-    first_seen: UnixSeconds,
-    revoked: Option<(String, UnixSeconds)>,
+    n: i64,
+    stands: Stands,
+    labels: BTreeMap<String, String>,
+}
+
+/// What [`Stored::read`] reads.
+fn select_stored(by: &str) -> String {
+    format!(
+        "SELECT d.id, d.product, d.n, {COLUMNS} FROM device d JOIN registration r ON r.device = d.n \
+         LEFT JOIN device_state s ON s.device = d.n WHERE {by} = ?1"
+    )
 }
 
 impl Stored {
     fn read(row: &Row<'_>) -> Sql<Self> {
-        let state: Option<Vec<u8>> = row.get(2)?;
-        let why: Option<String> = row.get(4)?;
-        let at: Option<i64> = row.get(5)?;
         Ok(Self {
             id: DeviceId(row.get(0)?),
             product: row.get(1)?,
-            state: state.map(|bytes| decode("device state", &bytes)).transpose()?,
-            first_seen: unsigned(row.get(3)?),
-            revoked: why.map(|why| (why, unsigned(at.unwrap_or(0)))),
+            n: row.get(2)?,
+            stands: Stands::read(row, 3)?,
+            labels: BTreeMap::new(),
         })
     }
 
-    /// Verdict and causes at `now`.
-    fn at(&self, now: UnixSeconds) -> (Verdict, Vec<Cause>) {
-        let (mut verdict, mut causes) = self.state.as_ref().map_or_else(
-            || {
-                let detail = "no evidence since it was enrolled".to_owned();
-                let never = Cause { code: Code::NeverSeen, detail, first_seen: self.first_seen, last_seen: now };
-                (Verdict::Unknown, vec![never])
-            },
-            |state| state.at(now),
-        );
-        if let Some((why, at)) = &self.revoked {
-            verdict = Verdict::Contraindicated;
-            if !causes.iter().any(|cause| cause.code == Code::IdentityRevoked) {
-                let revoked =
-                    Cause { code: Code::IdentityRevoked, detail: why.clone(), first_seen: *at, last_seen: now };
-                causes.insert(0, revoked);
-            }
-        }
-        (verdict, causes)
-    }
-
-    /// Claims at `now`: an expired verdict claims nothing.
-    fn claims(&self, now: UnixSeconds) -> TrustVector {
-        let standing = self.state.as_ref().filter(|state| now < state.expires);
-        let mut vector = standing.map(|state| state.vector).unwrap_or_default();
-        if self.revoked.is_some() {
-            vector.set(Claim::InstanceIdentity, Code::IdentityRevoked.row().claim.1);
-        }
-        vector
+    fn with_labels(mut self, c: &Connection) -> Sql<Self> {
+        self.labels = labels::of(c, self.n)?;
+        Ok(self)
     }
 
     fn short_summary(self, now: UnixSeconds) -> Summary {
-        let mut summary = self.summary(now);
+        let mut summary = self.summary(now).0;
         shorten(&mut summary.causes);
         summary
     }
 
-    fn summary(self, now: UnixSeconds) -> Summary {
-        let (verdict, causes) = self.at(now);
-        let Self { id, product, state, .. } = self;
-        let state = state.as_ref();
-        Summary {
-            id,
+    /// With the claims that are made at `now`.
+    fn summary(self, now: UnixSeconds) -> (Summary, TrustVector) {
+        let Current { verdict, causes, vector } = self.stands.at(now);
+        let state = self.stands.state.as_ref();
+        let summary = Summary {
+            id: self.id,
             verdict,
             expires: state.map(|state| state.expires),
             last_evidence: state.map(|state| state.judged),
             last_check: state.map(|state| state.last_check),
-            product,
+            product: self.product,
             release: state.and_then(|state| state.release.clone()),
             causes,
             tolerated: state.map(|state| state.tolerated.clone()).unwrap_or_default(),
-        }
+            labels: self.labels,
+        };
+        (summary, vector)
     }
 }
 
 fn stored(c: &Connection, device: DeviceId) -> Sql<Option<Stored>> {
-    let mut select = c.prepare_cached(&format!("{STORED} WHERE d.id = ?1"))?;
-    select.query_row([device.0], Stored::read).optional()
+    let found = c.prepare_cached(&select_stored("d.id"))?.query_row([device.0], Stored::read).optional()?;
+    found.map(|stored| stored.with_labels(c)).transpose()
 }
 
 pub(super) fn summary(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Summary>> {
-    Ok(stored(c, device)?.map(|stored| stored.summary(now)))
+    Ok(stored(c, device)?.map(|stored| stored.summary(now).0))
 }
 
 fn detail(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Detail>> {
@@ -190,15 +168,19 @@ fn detail(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Deta
     let Some(registration) = registry::registration(c, device)? else { return Ok(None) };
     let sql = "SELECT m.files FROM device d JOIN mset m ON m.n = d.mset WHERE d.id = ?1";
     let count: Option<i64> = c.prepare_cached(sql)?.query_row([device.0], |row| row.get(0)).optional()?;
+    let state = stored.stands.state.clone();
+    let state = state.as_ref();
+    let (summary, claims) = stored.summary(now);
     Ok(Some(Detail {
-        claims: stored.claims(now),
+        claims,
         registration,
         running: files(c, device, MAX_PAGE)?,
         files: unsigned(count.unwrap_or(0)),
-        firmware_version: stored.state.as_ref().map(|state| state.firmware_version),
-        attester_version: stored.state.as_ref().map(|state| state.attester_version.clone()),
-        evidence: stored.state.as_ref().map(|state| state.last.evidence),
-        summary: stored.summary(now),
+        firmware_version: state.map(|state| state.firmware_version),
+        attester_version: state.map(|state| state.attester_version.clone()),
+        evidence: state.map(|state| state.last.evidence),
+        attested: state.and_then(DeviceState::attested),
+        summary,
     }))
 }
 
@@ -244,20 +226,30 @@ impl Conditions {
             all.sql.push("d.release = :release");
             all.values.push((":release", Value::Text(release.clone())));
         }
+        if let Some((key, value)) = &filter.label {
+            all.sql.push(
+                "d.n IN (SELECT l.device FROM label l WHERE l.key = :label_key AND l.value = :label_value)",
+            );
+            all.values.push((":label_key", Value::Text(key.clone())));
+            all.values.push((":label_value", Value::Text(value.clone())));
+        }
         if all.sql.iter().any(|sql| sql.contains(":now")) {
             all.values.push((":now", Value::Integer(signed(now))));
         }
         all
     }
 
-    /// As [`Stored::at`] decides. The planner takes a partial index where its condition stands here word for word.
+    /// The planner takes a partial index where its condition stands here word for word.
     fn verdict(&mut self, verdict: Verdict) {
         self.sql.push(match verdict {
-            Verdict::Affirmed => "d.revoked = 0 AND d.expires > :now AND d.verdict = :verdict",
-            Verdict::Warning => "d.revoked = 0 AND d.expires > :now AND d.verdict <> 0 AND d.verdict = :verdict",
-            Verdict::Unknown => "d.revoked = 0 AND (d.expires <= :now OR (d.verdict <> 0 AND d.verdict = :verdict))",
+            Verdict::Affirmed => "d.expires > :now AND d.verdict = :verdict",
+            Verdict::Warning => "d.expires > :now AND d.verdict <> 0 AND d.verdict = :verdict",
+            Verdict::Unknown => {
+                "((d.expires <= :now AND d.late = :verdict) \
+                 OR (d.expires > :now AND d.verdict <> 0 AND d.verdict = :verdict))"
+            }
             Verdict::Contraindicated => {
-                "d.n IN (SELECT n FROM device WHERE revoked <> 0 UNION ALL \
+                "d.n IN (SELECT n FROM device WHERE late <> 2 AND late = :verdict AND expires <= :now UNION ALL \
                  SELECT n FROM device WHERE verdict <> 0 AND verdict = :verdict AND expires > :now)"
             }
         });
@@ -268,9 +260,6 @@ impl Conditions {
         match code {
             Code::NeverSeen => self.sql.push("d.judged IS NULL"),
             Code::Overdue => self.sql.push("d.judged IS NOT NULL AND d.expires <= :now"),
-            Code::IdentityRevoked => self.sql.push(
-                "(d.revoked <> 0 OR d.n IN (SELECT k.device FROM device_cause k WHERE k.code = 'identity.revoked'))",
-            ),
             _ => {
                 self.sql.push("d.n IN (SELECT k.device FROM device_cause k WHERE k.code = :cause)");
                 self.values.push((":cause", Value::Text(code.row().code.to_owned())));
@@ -299,8 +288,8 @@ fn page(c: &Connection, filter: &Filter, now: UnixSeconds) -> Sql<Page> {
     let more = numbers.len() > limit;
     numbers.truncate(limit);
     // The wide rows only of those that are shown.
-    let mut select = c.prepare_cached(&format!("{STORED} WHERE d.n = ?1"))?;
-    let read = |n: i64| select.query_row([n], |row| Ok(Stored::read(row)?.short_summary(now)));
+    let mut select = c.prepare_cached(&select_stored("d.n"))?;
+    let read = |n: i64| Ok(select.query_row([n], Stored::read)?.with_labels(c)?.short_summary(now));
     let devices: Vec<Summary> = numbers.into_iter().map(read).collect::<Sql<_>>()?;
     let next = devices.last().filter(|_| more).map(|device| device.id);
     Ok(Page { devices, total: unsigned(total), next })
@@ -323,16 +312,16 @@ fn first(c: &Connection, conditions: &Conditions, after: Option<DeviceId>, walk:
 
 fn history(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Vec<HistoryRow>> {
     let mut select = c.prepare_cached(
-        "SELECT h.at, h.what, h.verdict, h.previous, h.causes, h.release, h.evidence, h.note FROM device d \
+        "SELECT h.at, h.what, h.verdict, h.previous, h.causes, h.release, h.evidence, h.note, h.who, h.attested FROM device d \
          JOIN history h ON h.device = d.n WHERE d.id = ?1 ORDER BY h.n DESC LIMIT ?2",
     )?;
     // Twice the bound: operators' entries are not counted in it.
     let newest_first = select.query_map((device.0, i64::from(MAX_HISTORY) * 2), history_row)?;
     let mut rows = newest_first.collect::<Sql<Vec<_>>>()?;
     rows.reverse();
-    let state = stored(c, device)?.and_then(|stored| stored.state);
-    if let Some(state) = state.filter(|state| state.expires <= now) {
-        let (verdict, mut causes) = state.at(now);
+    let Some(Stored { stands, .. }) = stored(c, device)? else { return Ok(rows) };
+    if let Some(state) = stands.state.as_ref().filter(|state| state.expires <= now) {
+        let Current { verdict, mut causes, .. } = stands.at(now);
         shorten(&mut causes);
         rows.push(HistoryRow {
             at: state.expires,
@@ -340,9 +329,11 @@ fn history(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Vec<Histor
             verdict,
             previous: Some(state.verdict),
             causes,
-            release: state.release,
+            release: state.release.clone(),
             evidence: None,
             note: None,
+            who: None,
+            attested: None,
         });
         rows.sort_by_key(|row| row.at);
     }
@@ -352,6 +343,7 @@ fn history(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Vec<Histor
 fn history_row(row: &Row<'_>) -> Sql<HistoryRow> {
     let what: String = row.get(1)?;
     let causes: Vec<u8> = row.get(4)?;
+    let attested: Option<Vec<u8>> = row.get(9)?;
     Ok(HistoryRow {
         at: unsigned(row.get(0)?),
         what: What::from_name(&what).ok_or_else(|| damaged("history", what))?,
@@ -361,16 +353,18 @@ fn history_row(row: &Row<'_>) -> Sql<HistoryRow> {
         release: row.get(5)?,
         evidence: row.get(6)?,
         note: row.get(7)?,
+        who: row.get(8)?,
+        attested: attested.map(|bytes| decode("attested time", &bytes)).transpose()?,
     })
 }
 
 fn counts(c: &Connection, now: UnixSeconds) -> Sql<FleetCounts> {
     let mut select = c.prepare_cached(
         "SELECT count(*), \
-                count(*) FILTER (WHERE revoked = 0 AND expires > :now AND verdict = 0), \
-                count(*) FILTER (WHERE revoked = 0 AND expires > :now AND verdict = 1), \
-                count(*) FILTER (WHERE revoked = 0 AND (expires <= :now OR verdict = 2)), \
-                count(*) FILTER (WHERE revoked <> 0 OR (expires > :now AND verdict = 3)), \
+                count(*) FILTER (WHERE expires > :now AND verdict = 0), \
+                count(*) FILTER (WHERE expires > :now AND verdict = 1), \
+                count(*) FILTER (WHERE (expires <= :now AND late = 2) OR (expires > :now AND verdict = 2)), \
+                count(*) FILTER (WHERE (expires <= :now AND late = 3) OR (expires > :now AND verdict = 3)), \
                 count(*) FILTER (WHERE judged IS NOT NULL AND expires <= :now), \
                 count(*) FILTER (WHERE judged IS NULL) FROM device",
     )?;

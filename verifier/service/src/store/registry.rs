@@ -1,23 +1,51 @@
 //! Who is enrolled, and what operators said of them.
+//!
+//! A registration lives in generations: `revoke` and then `approve` open a new one, in which another attestation key may
+//! take the place of the last, and nothing that was asked or proved before counts any more.
 
-use appraisal::{EkClass, UnixSeconds, Verdict};
+use appraisal::{Code, EkClass, UnixSeconds, Verdict};
 use evidence::{claims::DeviceId, tpm::AkPublic};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
-    NewRegistration, Registered, Registration, Sql, Store, StoreError, Unresolved, What,
+    Denial, Known, NewRegistration, Registered, Registration, Sql, Store, StoreError, Unresolved, What,
     commit::{Entry, append},
-    damaged, query, signed, unsigned,
+    damaged, decode, endorsements, files, query, signed, standing, unsigned,
 };
 
 impl Store {
-    /// Registers a device that has proved its endorsement keys; changes nothing unless the answer is
-    /// [`Registered::New`].
+    /// Registers a device that has proved its keys. [`Registered`] says what that came to, and what it changed.
     ///
     /// # Errors
     /// [`StoreError`] where it could not be written.
     pub fn register(&self, new: NewRegistration) -> Result<Registered, StoreError> {
         self.write(1, move |c| register(c, &new))
+    }
+
+    /// The device that one of these endorsement keys is registered for.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn owner_of(&self, eks: &[[u8; 32]]) -> Result<Option<DeviceId>, StoreError> {
+        self.read(|c| {
+            let mut select =
+                c.prepare_cached("SELECT d.id FROM ek e JOIN device d ON d.n = e.device WHERE e.digest = ?1")?;
+            for ek in eks {
+                if let Some(id) = select.query_row([ek], |row| row.get(0)).optional()? {
+                    return Ok(Some(DeviceId(id)));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// The signed certificate of a device's attestation key. Inside: `None` where it was enrolled before there were any.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn ak_certificate(&self, device: DeviceId) -> Result<Option<Option<Vec<u8>>>, StoreError> {
+        let sql = "SELECT r.ak_certificate FROM device d JOIN registration r ON r.device = d.n WHERE d.id = ?1";
+        self.read(|c| c.prepare_cached(sql)?.query_row([device.0], |row| row.get(0)).optional())
     }
 
     /// What is registered of a device.
@@ -26,6 +54,37 @@ impl Store {
     /// [`StoreError`] where it could not be read.
     pub fn registration(&self, device: DeviceId) -> Result<Option<Registration>, StoreError> {
         self.read(|c| registration(c, device))
+    }
+
+    /// What evidence of a device is judged on. The registration comes without digests of endorsement keys, which have had
+    /// their say.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn known(&self, device: DeviceId) -> Result<Option<Known>, StoreError> {
+        self.read(|c| known(c, device))
+    }
+
+    /// The device whose row a random number falls on, where it falls on one that is not shut out. Row numbers are dense but
+    /// for devices that were forgotten, and each is as likely as any other.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn device_at(&self, random: u64) -> Result<Option<DeviceId>, StoreError> {
+        let sql = "SELECT id FROM device WHERE n = 1 + ?1 % (SELECT max(n) FROM device) AND revoked = 0";
+        let random = signed(random >> 1);
+        let id = self.read(|c| c.prepare_cached(sql)?.query_row([random], |row| row.get(0)).optional())?;
+        Ok(id.map(DeviceId))
+    }
+
+    /// The highest row number of a device: how many there are, and those that were forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn device_rows(&self) -> Result<u64, StoreError> {
+        let sql = "SELECT max(n) FROM device";
+        let highest: Option<i64> = self.read(|c| c.prepare_cached(sql)?.query_row([], |row| row.get(0)))?;
+        Ok(highest.map_or(0, unsigned))
     }
 
     /// The one device whose id begins with `prefix`.
@@ -55,21 +114,37 @@ impl Store {
         }
     }
 
-    /// Admits a device: lifts a revocation and, where one is named, sets its product. False where it is not enrolled.
+    /// Admits a device: lifts a revocation, which opens a new generation; puts on record that causes which wait for an
+    /// operator's word have it; and, where one is named, sets its product. False where it is not enrolled.
     ///
     /// # Errors
     /// [`StoreError`] where it could not be written.
-    pub fn approve(&self, device: DeviceId, product: Option<&str>, by: &str, now: UnixSeconds) -> Result<bool, StoreError> {
+    pub fn approve(
+        &self,
+        device: DeviceId,
+        product: Option<&str>,
+        by: &str,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
         let (product, by) = (product.map(str::to_owned), by.to_owned());
         self.write(1, move |c| {
             let Some(n) = number(c, device)? else { return Ok(false) };
             c.execute(
+                "UPDATE registration SET generation = generation + 1, since = ?2 WHERE device = ?1 \
+                 AND revoked_why IS NOT NULL",
+                params![n, signed(now)],
+            )?;
+            c.execute(
                 "UPDATE device SET revoked = 0, product = coalesce(?2, product) WHERE n = ?1",
                 params![n, product],
             )?;
-            c.execute("UPDATE registration SET revoked_why = NULL, revoked_at = NULL WHERE device = ?1", [n])?;
+            c.execute(
+                "UPDATE registration SET revoked_why = NULL, revoked_at = NULL, key_changed = NULL, approved_at = ?2 \
+                 WHERE device = ?1",
+                params![n, signed(now)],
+            )?;
             let note = product.map(|product| format!("product {product}"));
-            note_in_history(c, device, n, What::Approved, note.as_deref(), &by, now)?;
+            note_in_history(c, device, n, What::Approved, note.as_deref(), Some(&by), now)?;
             Ok(true)
         })
     }
@@ -87,7 +162,7 @@ impl Store {
                 "UPDATE registration SET revoked_why = ?2, revoked_at = ?3 WHERE device = ?1",
                 params![n, why, signed(now)],
             )?;
-            note_in_history(c, device, n, What::Revoked, Some(&why), &by, now)?;
+            note_in_history(c, device, n, What::Revoked, Some(&why), Some(&by), now)?;
             Ok(true)
         })
     }
@@ -97,9 +172,37 @@ pub(super) fn number(c: &Connection, device: DeviceId) -> Sql<Option<i64>> {
     c.prepare_cached("SELECT n FROM device WHERE id = ?1")?.query_row([device.0], |row| row.get(0)).optional()
 }
 
+/// What decides whether a proof still counts.
+struct Holder {
+    n: i64,
+    ak_name: [u8; 32],
+    revoked: bool,
+    generation: u32,
+    ak_generation: u32,
+    key_changed: bool,
+}
+
+fn holder(c: &Connection, device: DeviceId) -> Sql<Option<Holder>> {
+    let mut select = c.prepare_cached(
+        "SELECT d.n, r.ak_name, r.revoked_why IS NOT NULL, r.generation, r.ak_generation, r.key_changed IS NOT NULL \
+         FROM device d JOIN registration r ON r.device = d.n WHERE d.id = ?1",
+    )?;
+    let read = |row: &Row<'_>| {
+        Ok(Holder {
+            n: row.get(0)?,
+            ak_name: row.get(1)?,
+            revoked: row.get(2)?,
+            generation: row.get(3)?,
+            ak_generation: row.get(4)?,
+            key_changed: row.get(5)?,
+        })
+    };
+    select.query_row([device.0], read).optional()
+}
+
 fn register(c: &Connection, new: &NewRegistration) -> Sql<Registered> {
-    let known = number(c, new.device)?;
-    let elsewhere = |owner: Option<i64>| owner.is_some_and(|owner| Some(owner) != known);
+    let known = holder(c, new.device)?;
+    let elsewhere = |owner: Option<i64>| owner.is_some_and(|owner| known.as_ref().is_none_or(|known| known.n != owner));
     for ek in &new.eks {
         let owner = c.query_row("SELECT device FROM ek WHERE digest = ?1", [ek], |row| row.get(0)).optional()?;
         if elsewhere(owner) {
@@ -108,49 +211,147 @@ fn register(c: &Connection, new: &NewRegistration) -> Sql<Registered> {
     }
     let by_name = "SELECT device FROM registration WHERE ak_name = ?1";
     let owner: Option<i64> = c.query_row(by_name, [new.ak.name_digest()], |row| row.get(0)).optional()?;
-    match (known, owner) {
-        (_, Some(_)) if elsewhere(owner) => Ok(Registered::KeyElsewhere),
-        (Some(_), Some(_)) => Ok(Registered::Same),
-        (Some(_), None) => Ok(Registered::KeyChanged),
-        (None, _) => insert(c, new).map(|()| Registered::New),
+    if elsewhere(owner) {
+        return Ok(Registered::KeyElsewhere);
     }
+    let Some(known) = known else {
+        return if new.generation == 1 {
+            insert(c, new).map(|()| Registered::New)
+        } else {
+            Ok(Registered::Outdated)
+        };
+    };
+    if known.revoked || known.generation != new.generation {
+        return Ok(Registered::Outdated);
+    }
+    if known.ak_name == *new.ak.name_digest() {
+        write_keys(c, known.n, new)?;
+        // The word on the key stays as it is within a generation.
+        c.execute(
+            "UPDATE registration SET ak_generation = generation, ak_certificate = ?2 WHERE device = ?1 \
+             AND (ak_generation < generation OR ak_certificate IS NULL)",
+            params![known.n, new.ak_certificate],
+        )?;
+        return Ok(Registered::Same);
+    }
+    if known.ak_generation < known.generation {
+        return replace(c, known.n, new).map(|()| Registered::Replaced);
+    }
+    if !known.key_changed {
+        key_changed(c, known.n, new)?;
+    }
+    Ok(Registered::KeyChanged)
 }
 
 fn insert(c: &Connection, new: &NewRegistration) -> Sql<()> {
-    c.execute("INSERT INTO device (id, product) VALUES (?1, ?2)", params![new.device.0, new.product])?;
+    let product = match &new.product {
+        Some(product) => Some(product.clone()),
+        None => endorsements::listed_product(c, &new.eks)?,
+    };
+    c.execute("INSERT INTO device (id, product) VALUES (?1, ?2)", params![new.device.0, product])?;
     let n = c.last_insert_rowid();
     c.execute(
-        "INSERT INTO registration (device, ak, ak_name, ek_class, manufacturer, first_seen) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![n, new.ak.area(), new.ak.name_digest(), class_number(new.ek_class), new.manufacturer, signed(new.now)],
+        "INSERT INTO registration (device, ak, ak_name, ek_class, manufacturer, first_seen, uncertified, ak_certificate) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            n,
+            new.ak.area(),
+            new.ak.name_digest(),
+            class_number(new.ek_class),
+            new.manufacturer,
+            signed(new.now),
+            new.uncertified,
+            new.ak_certificate
+        ],
     )?;
+    write_keys(c, n, new)?;
+    enrolled(c, n, new, None)
+}
+
+/// Endorsement keys and what vouches for them. A key that was once proved to be this TPM's stays: what blocks one blocks
+/// all.
+fn write_keys(c: &Connection, n: i64, new: &NewRegistration) -> Sql<()> {
     for ek in &new.eks {
         c.execute("INSERT OR IGNORE INTO ek (digest, device) VALUES (?1, ?2)", params![ek, n])?;
     }
-    let entry = Entry { at: new.now, what: What::Enrolled, verdict: Verdict::Unknown, previous: None, causes: &[], who: None };
-    append(c, n, &entry, None, None, None)
+    c.execute(
+        "UPDATE registration SET ek_class = ?2, manufacturer = ?3, uncertified = ?4 WHERE device = ?1",
+        params![n, class_number(new.ek_class), new.manufacturer, new.uncertified],
+    )?;
+    endorsements::write(c, n, &new.endorsement, new.now)
 }
 
-/// An operator's word in the history, with the verdict as it stands after it.
+/// Another attestation key in a new generation: of what the last one showed, the history alone stays.
+fn replace(c: &Connection, n: i64, new: &NewRegistration) -> Sql<()> {
+    let mset: Option<i64> = c.query_row("SELECT mset FROM device WHERE n = ?1", [n], |row| row.get(0))?;
+    c.execute(
+        "UPDATE device SET judged = NULL, expires = 0, verdict = 2, mset = NULL, release = NULL WHERE n = ?1",
+        [n],
+    )?;
+    for table in ["device_state", "device_cause"] {
+        c.execute(&format!("DELETE FROM {table} WHERE device = ?1"), [n])?;
+    }
+    if let Some(mset) = mset {
+        files::drop_unused(c, mset)?;
+    }
+    c.execute(
+        "UPDATE registration SET ak = ?2, ak_name = ?3, ak_generation = generation, ak_certificate = ?4 \
+         WHERE device = ?1",
+        params![n, new.ak.area(), new.ak.name_digest(), new.ak_certificate],
+    )?;
+    write_keys(c, n, new)?;
+    standing::file(c, n)?;
+    enrolled(c, n, new, Some("with another attestation key"))
+}
+
+fn enrolled(c: &Connection, n: i64, new: &NewRegistration, note: Option<&str>) -> Sql<()> {
+    let mut entry = Entry::new(new.now, What::Enrolled, Verdict::Unknown, &[]);
+    entry.note = note;
+    append(c, n, &entry)
+}
+
+/// On record once, until an operator has looked into it.
+fn key_changed(c: &Connection, n: i64, new: &NewRegistration) -> Sql<()> {
+    c.execute("UPDATE registration SET key_changed = ?2 WHERE device = ?1", params![n, signed(new.now)])?;
+    let note = "another attestation key was proved for this id, and is not accepted";
+    note_in_history(c, new.device, n, What::KeyChanged, Some(note), None, new.now)
+}
+
+/// An entry that is not made by evidence, with the verdict as it stands after it.
 pub(super) fn note_in_history(
     c: &Connection,
     device: DeviceId,
     n: i64,
     what: What,
     note: Option<&str>,
-    by: &str,
+    who: Option<&str>,
     now: UnixSeconds,
 ) -> Sql<()> {
+    standing::file(c, n)?;
     let Some(summary) = query::summary(c, device, now)? else { return Ok(()) };
-    let entry = Entry { at: now, what, verdict: summary.verdict, previous: None, causes: &summary.causes, who: Some(by) };
-    append(c, n, &entry, summary.release.as_deref(), None, note)
+    let mut entry = Entry::new(now, what, summary.verdict, &summary.causes);
+    entry.release = summary.release.as_deref();
+    (entry.note, entry.who) = (note, who);
+    append(c, n, &entry)
+}
+
+/// A registration and the state that evidence left: one look-up for each message.
+const KNOWN: &str = "SELECT d.n, d.product, r.ak, r.ek_class, r.manufacturer, r.first_seen, r.revoked_why, r.generation, \
+     r.since, r.approved_at, r.key_changed, r.uncertified, r.denied_code, r.denied_why, r.denied_at, \
+     r.revoked_at, s.state \
+     FROM device d JOIN registration r ON r.device = d.n LEFT JOIN device_state s ON s.device = d.n WHERE d.id = ?1";
+
+fn known(c: &Connection, device: DeviceId) -> Sql<Option<Known>> {
+    let found = c.prepare_cached(KNOWN)?.query_row([device.0], |row| {
+        let state: Option<Vec<u8>> = row.get("state")?;
+        let state = state.map(|bytes| decode("device state", &bytes)).transpose()?;
+        Ok(Known { registration: read(device, row)?, state })
+    });
+    found.optional()
 }
 
 pub(super) fn registration(c: &Connection, device: DeviceId) -> Sql<Option<Registration>> {
-    let mut select = c.prepare_cached(
-        "SELECT d.n, d.product, r.ak, r.ek_class, r.manufacturer, r.first_seen, r.revoked_why \
-         FROM device d JOIN registration r ON r.device = d.n WHERE d.id = ?1",
-    )?;
+    let mut select = c.prepare_cached(KNOWN)?;
     let found = select.query_row([device.0], |row| Ok((row.get::<_, i64>(0)?, read(device, row)?))).optional()?;
     let Some((n, mut registration)) = found else { return Ok(None) };
     let mut eks = c.prepare_cached("SELECT digest FROM ek WHERE device = ?1 ORDER BY digest")?;
@@ -164,21 +365,39 @@ fn read(device: DeviceId, row: &Row<'_>) -> Sql<Registration> {
         device,
         ak: AkPublic::read(&area).map_err(|error| damaged("attestation key", error))?,
         eks: Vec::new(),
-        ek_class: if row.get::<_, i64>(3)? == class_number(EkClass::Hardware) {
-            EkClass::Hardware
-        } else {
-            EkClass::Software
-        },
+        ek_class: class_from(row.get(3)?),
         manufacturer: row.get(4)?,
         first_seen: unsigned(row.get(5)?),
         product: row.get(1)?,
         revoked: row.get(6)?,
+        revoked_at: unsigned(row.get::<_, Option<i64>>(15)?.unwrap_or(0)),
+        generation: row.get(7)?,
+        since: unsigned(row.get(8)?),
+        approved_at: unsigned(row.get(9)?),
+        key_changed: row.get::<_, Option<i64>>(10)?.map(unsigned),
+        uncertified: row.get(11)?,
+        denied: denial(row.get(12)?, row.get(13)?, row.get(14)?),
     })
 }
 
-const fn class_number(class: EkClass) -> i64 {
+/// From its three columns.
+pub(super) fn denial(code: Option<String>, why: Option<String>, at: Option<i64>) -> Option<Denial> {
+    Some(Denial { code: code?, why: why.unwrap_or_default(), at: unsigned(at.unwrap_or(0)) })
+}
+
+/// The cause of a code that a registration holds.
+pub(crate) fn identity_cause(code: &str) -> Code {
+    // A code that a later version wrote is no reason to think better of the device.
+    Code::from_code(code).unwrap_or(Code::IdentityRevoked)
+}
+
+pub(super) const fn class_number(class: EkClass) -> i64 {
     match class {
         EkClass::Software => 0,
         EkClass::Hardware => 1,
     }
+}
+
+const fn class_from(number: i64) -> EkClass {
+    if number == class_number(EkClass::Hardware) { EkClass::Hardware } else { EkClass::Software }
 }

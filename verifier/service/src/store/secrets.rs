@@ -54,10 +54,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] where it could not be read.
     pub fn reference_sequences(&self) -> Result<BTreeMap<String, u64>, StoreError> {
-        self.read(|c| {
-            let mut select = c.prepare_cached("SELECT product, sequence FROM reference_sequence")?;
-            select.query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?.collect()
-        })
+        self.read(sequences)
     }
 
     /// Raises the sequences; a lower one than known changes nothing.
@@ -67,6 +64,11 @@ impl Store {
     pub fn set_reference_sequences(&self, sequences: BTreeMap<String, u64>) -> Result<(), StoreError> {
         self.write(1, move |c| sequences.iter().try_for_each(|(product, sequence)| raise(c, product, *sequence)))
     }
+}
+
+pub(super) fn sequences(c: &Connection) -> Sql<BTreeMap<String, u64>> {
+    let mut select = c.prepare_cached("SELECT product, sequence FROM reference_sequence")?;
+    select.query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?.collect()
 }
 
 fn raise(c: &Connection, product: &str, sequence: u64) -> Sql<()> {

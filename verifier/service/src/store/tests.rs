@@ -41,6 +41,10 @@ pub(crate) fn registration(number: u64) -> NewRegistration {
         ek_class: EkClass::Software,
         manufacturer: "id:00001014".into(),
         product: None,
+        endorsement: Endorsement::default(),
+        uncertified: false,
+        generation: 1,
+        ak_certificate: vec![1],
         now: NOW,
     }
 }

@@ -1,11 +1,30 @@
 //! What goes into the store and what comes out.
 
-use appraisal::{Appraisal, Cause, Code, EkClass, MeasuredFile, UnixSeconds, Verdict, freshness::Last};
+use std::collections::BTreeMap;
+
+use appraisal::{
+    Appraisal, Cause, Code, DeviceState, EkClass, MeasuredFile, UnixSeconds, Verdict, freshness::Last, state::Attested,
+};
 use evidence::{
     claims::{DeviceId, Why},
     result::TrustVector,
     tpm::AkPublic,
 };
+
+/// What vouches for a device's endorsement keys, kept to be verified again when the operator's lists change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Endorsement {
+    /// Certificates as presented, DER.
+    pub certificates: Vec<Vec<u8>>,
+    /// Name of the CA that signed the first endorsement key's certificate.
+    pub issuer: String,
+    /// The TPM's part number, as the certificate names it.
+    pub model: String,
+    /// Its firmware at the time of making, as the certificate names it.
+    pub version: String,
+    /// Serial numbers of the certificates, hexadecimal.
+    pub serials: Vec<String>,
+}
 
 /// A device that has just proved its endorsement keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,25 +37,38 @@ pub struct NewRegistration {
     pub eks: Vec<[u8; 32]>,
     /// Class of the root that they lead to.
     pub ek_class: EkClass,
+    /// What vouches for them.
+    pub endorsement: Endorsement,
+    /// Whether nothing does but an operator's word.
+    pub uncertified: bool,
     /// The TPM's maker, as the certificate names it.
     pub manufacturer: String,
     /// Product, where an endorsement says so.
     pub product: Option<String>,
+    /// Generation for which it proved its keys; 1 for a device that is not registered.
+    pub generation: u32,
+    /// The signed certificate of its attestation key.
+    pub ak_certificate: Vec<u8>,
     /// When.
     pub now: UnixSeconds,
 }
 
-/// What registering came to. Only [`Registered::New`] changes anything.
+/// What registering came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
     /// It is registered now.
     New,
     /// It was, with the same key.
     Same,
-    /// This id is registered with another attestation key.
+    /// It was revoked and approved since, and has another attestation key from now on; what was known of it by the last
+    /// one is gone.
+    Replaced,
+    /// This id is registered with another attestation key; that another one was proved is on record now.
     KeyChanged,
     /// The attestation key or an endorsement key belongs to another id.
     KeyElsewhere,
+    /// It was revoked, approved or forgotten while it proved its keys: the proof is for another generation.
+    Outdated,
 }
 
 /// What is registered of a device.
@@ -58,6 +90,40 @@ pub struct Registration {
     pub product: Option<String>,
     /// Why it is shut out, if it is.
     pub revoked: Option<String>,
+    /// Since when it is shut out; 0 where it is not.
+    pub revoked_at: UnixSeconds,
+    /// How often it was admitted, counted from 1: one more each time that a revocation ends.
+    pub generation: u32,
+    /// Nonces and epochs from before this are not accepted.
+    pub since: UnixSeconds,
+    /// When an operator last approved it; 0 for never.
+    pub approved_at: UnixSeconds,
+    /// When another attestation key was proved for this id, unless an operator has approved the device since.
+    pub key_changed: Option<UnixSeconds>,
+    /// It has no EK certificate: an operator listed one of its keys.
+    pub uncertified: bool,
+    /// Why its endorsement no longer holds, by the lists as last read.
+    pub denied: Option<Denial>,
+}
+
+/// What evidence of a device is judged on.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// What is registered of it.
+    pub registration: Registration,
+    /// What the last accepted evidence left behind.
+    pub state: Option<DeviceState>,
+}
+
+/// Why an endorsement no longer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Stable code.
+    pub code: String,
+    /// In words.
+    pub why: String,
+    /// Since when.
+    pub at: UnixSeconds,
 }
 
 /// A shortened id that names no one device.
@@ -119,6 +185,8 @@ pub struct Filter {
     pub product: Option<String>,
     /// On this release.
     pub release: Option<String>,
+    /// With this label.
+    pub label: Option<(String, String)>,
     /// At most so many; 0 is [`crate::limits::DEFAULT_PAGE`], never more than [`crate::limits::MAX_PAGE`].
     pub limit: usize,
     /// Those after this one.
@@ -157,6 +225,8 @@ pub struct Summary {
     pub causes: Vec<Cause>,
     /// Causes that policy tolerated.
     pub tolerated: Vec<Code>,
+    /// What operators call it.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// All about one device at an instant.
@@ -178,6 +248,8 @@ pub struct Detail {
     pub attester_version: Option<String>,
     /// Digest that names the last accepted evidence.
     pub evidence: Option<[u8; 32]>,
+    /// What accepted quotes cover without a gap, until the last of them.
+    pub attested: Option<Attested>,
 }
 
 /// What made an entry of a history.
@@ -193,11 +265,29 @@ pub enum What {
     Approved,
     /// An operator shut it out.
     Revoked,
+    /// An operator set or removed labels.
+    Labelled,
+    /// Accepted quotes begin anew: what they covered until then.
+    Attested,
+    /// Another attestation key was proved for its id, and not accepted.
+    KeyChanged,
+    /// CAs, CRLs or the deny list now say something else of its endorsement keys.
+    Endorsement,
 }
 
 impl What {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Enrolled, Self::Evidence, Self::Expired, Self::Approved, Self::Revoked];
+    pub const ALL: [Self; 9] = [
+        Self::Enrolled,
+        Self::Evidence,
+        Self::Expired,
+        Self::Approved,
+        Self::Revoked,
+        Self::Labelled,
+        Self::KeyChanged,
+        Self::Endorsement,
+        Self::Attested,
+    ];
 
     /// Name in outputs.
     #[must_use]
@@ -208,6 +298,10 @@ impl What {
             Self::Expired => "expired",
             Self::Approved => "approved",
             Self::Revoked => "revoked",
+            Self::Labelled => "labelled",
+            Self::Attested => "attested",
+            Self::KeyChanged => "key-changed",
+            Self::Endorsement => "endorsement",
         }
     }
 
@@ -235,6 +329,10 @@ pub struct HistoryRow {
     pub evidence: Option<[u8; 32]>,
     /// An operator's words.
     pub note: Option<String>,
+    /// The operator, by the name of the token.
+    pub who: Option<String>,
+    /// What accepted quotes covered without a gap, where that had ended by then; nothing is known of the time in between.
+    pub attested: Option<Attested>,
 }
 
 /// How many devices stand how.
