@@ -8,15 +8,15 @@ use std::{
     sync::Arc,
 };
 
-use appraisal::{Policy, UnixSeconds, policy::PolicyError};
+use appraisal::{Code, Finding, Policy, Standing, UnixSeconds, policy::PolicyError};
 use reference_values::{ReferenceIndex, SignedRelease, Trust, TrustError, Unusable, VerifiedRelease};
 use thiserror::Error;
 
 use crate::{
     config::Config,
-    identity::{EkRoots, RootsError},
+    identity::{DenyError, DenyList, EkRoots, RootsError},
     limits::{MAX_POLICY_FILE, MAX_RELEASE_FILE},
-    store::{Store, StoreError},
+    store::{Denial, Registration, Store, StoreError, identity_cause},
 };
 
 /// Everything that an operator lays down, as one.
@@ -26,7 +26,7 @@ pub struct Rules {
     pub references: Arc<ReferenceIndex>,
     /// What is asked for.
     pub policy: Policy,
-    /// Whose endorsement keys are accepted.
+    /// Whose endorsement keys are accepted, and whose are not.
     pub roots: EkRoots,
 }
 
@@ -63,6 +63,9 @@ pub enum RulesError {
     /// CAs of TPM makers.
     #[error(transparent)]
     Roots(#[from] RootsError),
+    /// The deny list.
+    #[error(transparent)]
+    Deny(#[from] DenyError),
     /// Releases that contradict each other, or are older than what has been in force.
     #[error("the releases in {} cannot be used together: {source}", path.display())]
     Unusable {
@@ -84,7 +87,9 @@ impl Rules {
     /// [`RulesError`] names the file; then the rules in force should stay.
     pub fn load(config: &Config, store: &Store, now: UnixSeconds) -> Result<Self, RulesError> {
         let policy = read_policy(&config.policy)?;
-        let roots = EkRoots::load(&config.ek_roots)?;
+        let refused = |source| RulesError::Policy { path: config.policy.clone(), source };
+        policy.check_period(config.epoch_seconds.into()).map_err(refused)?;
+        let roots = EkRoots::load(&config.ek_roots)?.denying(DenyList::load(&config.deny)?);
         let trust = read_trust(&config.trust)?;
         let releases = read_releases(&config.reference_values, &trust, now)?;
         let unusable = |source| RulesError::Unusable { path: config.reference_values.clone(), source };
@@ -94,6 +99,29 @@ impl Rules {
         let rules = Self { references: Arc::new(references), policy, roots };
         rules.say();
         Ok(rules)
+    }
+
+    /// What is known of a device, by its registration and by these lists.
+    #[must_use]
+    pub fn standing(&self, registration: &Registration) -> Standing {
+        let denial = |denial: &Denial| Finding {
+            code: identity_cause(&denial.code),
+            detail: denial.why.clone(),
+            since: denial.at,
+        };
+        // Firmware is held against each quote: what the last one led to may be over with this one.
+        let by_quote = |denial: &&Denial| denial.code != Code::HardwareFirmwareDenied.row().code;
+        Standing {
+            ek_class: registration.ek_class,
+            product: registration.product.clone(),
+            revoked: registration.revoked.clone(),
+            revoked_at: registration.revoked_at,
+            no_ek_certificate: registration.uncertified,
+            key_changed: registration.key_changed,
+            endorsement: registration.denied.as_ref().filter(by_quote).map(denial),
+            denied_firmware: self.roots.deny_list().firmware(&registration.manufacturer),
+            approved_at: registration.approved_at,
+        }
     }
 
     fn say(&self) {
@@ -107,13 +135,13 @@ impl Rules {
     }
 }
 
-fn read_policy(path: &Path) -> Result<Policy, RulesError> {
+pub(crate) fn read_policy(path: &Path) -> Result<Policy, RulesError> {
     let text = read_text(path)?;
     Policy::from_toml(&text).map_err(|source| RulesError::Policy { path: path.to_owned(), source })
 }
 
 /// All files together.
-fn read_trust(folder: &Path) -> Result<Trust, RulesError> {
+pub(crate) fn read_trust(folder: &Path) -> Result<Trust, RulesError> {
     let mut trust = Trust::default();
     for path in files(folder, "toml")? {
         let text = read_text(&path)?;
@@ -125,20 +153,28 @@ fn read_trust(folder: &Path) -> Result<Trust, RulesError> {
 
 fn read_releases(folder: &Path, trust: &Trust, now: UnixSeconds) -> Result<Vec<VerifiedRelease>, RulesError> {
     let mut releases = Vec::new();
-    for path in files(folder, "corim")? {
-        let refused = match SignedRelease::decode(&read(&path, MAX_RELEASE_FILE)?) {
-            Ok(signed) => match signed.verify(trust, now) {
-                Ok(release) => {
-                    releases.push(release);
-                    continue;
-                }
-                Err(error) => format!("{}: {error}", error.code()),
-            },
-            Err(error) => error.to_string(),
-        };
-        tracing::error!("{} is refused and does not count: {refused}", path.display());
+    for (path, release) in each_release(folder, trust, now)? {
+        match release {
+            Ok(release) => releases.push(release),
+            Err(refused) => tracing::error!("{} is refused and does not count: {refused}", path.display()),
+        }
     }
     Ok(releases)
+}
+
+/// What each file of the folder comes to: a release, or why it does not count.
+pub(crate) fn each_release(
+    folder: &Path,
+    trust: &Trust,
+    now: UnixSeconds,
+) -> Result<Vec<(PathBuf, Result<VerifiedRelease, String>)>, RulesError> {
+    let judge = |path: PathBuf| {
+        let signed = SignedRelease::decode(&read(&path, MAX_RELEASE_FILE)?).map_err(|error| error.to_string());
+        let release =
+            signed.and_then(|signed| signed.verify(trust, now).map_err(|error| format!("{}: {error}", error.code())));
+        Ok((path, release))
+    };
+    files(folder, "corim")?.into_iter().map(judge).collect()
 }
 
 /// Files with this extension, sorted.
@@ -192,6 +228,8 @@ mod tests {
                 dir: dir.path().join("v"),
                 name: Name::new("v1").unwrap(),
                 broker: ("localhost".to_owned(), 8883),
+                enrolment_port: 8884,
+                service_port: 8885,
                 http: "127.0.0.1:0".parse().unwrap(),
                 now: NOW,
             };

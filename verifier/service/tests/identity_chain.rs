@@ -11,8 +11,9 @@ use rcgen::{
 use ring::digest::{SHA256, digest};
 use tempfile::TempDir;
 use verifier::identity::{
-    CertificateFault, DeviceIdentity, EkChain, EkRoots, IdentityError, RootClass, VerifiedEk, check_template,
+    CertificateFault, DenyList, DeviceIdentity, EkChain, EkRoots, IdentityError, RootClass, VerifiedEk, check_template,
 };
+use x509_cert::der::{Decode as _, Encode as _};
 
 fn vector(name: &str) -> Vec<u8> {
     fs::read(vector_path(name)).unwrap()
@@ -187,7 +188,7 @@ fn another_root_of_the_same_name_is_not_trusted() {
     let (real, other) = (Ca::root("maker", |_| {}), Ca::root("maker", |_| {}));
     let (_dir, roots) = roots(&[("maker.der", &other.der)]);
     let result = verify(&[&real.signs_ek(|_| {})], &roots);
-    assert_eq!(result.as_ref().unwrap_err().code(), "identity.untrusted-root");
+    assert_eq!(result.as_ref().unwrap_err().code(), "identity.ek-untrusted");
     assert!(is_untrusted(result));
     // Sending the root along helps no one.
     assert!(is_untrusted(verify(&[&real.signs_ek(|_| {}), &real.der], &roots)));
@@ -312,34 +313,136 @@ fn more_certificates_or_bytes_than_an_enrolment_has_are_refused_unread() {
     assert_eq!(verify(&[&large], &roots).unwrap_err(), IdentityError::TooLarge);
 }
 
+/// A deny list as an operator writes it.
+fn deny(text: &str) -> DenyList {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("deny.toml"), text).unwrap();
+    DenyList::load(&dir.path().join("deny.toml")).unwrap()
+}
+
+fn spki_digest(der: &[u8]) -> String {
+    let certificate = x509_cert::Certificate::from_der(der).unwrap();
+    let spki = certificate.tbs_certificate().subject_public_key_info().to_der().unwrap();
+    data_encoding::HEXLOWER.encode(digest(&SHA256, &spki).as_ref())
+}
+
 #[test]
-fn denied_keys_and_revoked_certificates_are_refused() {
-    let ca = Ca::root("maker", |_| {});
-    let leaf = ca.signs_ek(|_| {});
-    let (_dir, open) = roots(&[("maker.der", &ca.der)]);
-    let id = verify(&[&leaf], &open).unwrap().id();
+fn a_denied_key_its_issuer_any_ca_above_it_and_its_maker_are_refused() {
+    let root = Ca::root("maker", |_| {});
+    let below = Ca::below(&root, |_| {});
+    let (leaf, direct) = (below.signs_ek(|_| {}), root.signs_ek(|_| {}));
+    let (dir, open) = roots(&[("maker.der", &root.der)]);
+    let id = verify(&[&leaf, &below.der], &open).unwrap().id();
+    let under = |text: &str, certificates: &[&[u8]]| {
+        let roots = EkRoots::load(dir.path()).unwrap().denying(deny(text));
+        verify(certificates, &roots).map_err(|error| (error.code(), error.to_string()))
+    };
+    let through = [leaf.as_slice(), &below.der];
+    for entry in [
+        format!("[[ek]]\nsha256 = \"{id}\"\nwhy = \"the lorry\""),
+        format!("[[issuer]]\nkey = \"{}\"\nwhy = \"the lorry\"", spki_digest(&below.der)),
+        format!("[[issuer]]\nkey = \"{}\"\nwhy = \"the lorry\"", spki_digest(&root.der)),
+        "[[issuer]]\nsubject = \"CN=intermediate\"\nwhy = \"the lorry\"".to_owned(),
+    ] {
+        let (code, said) = under(&entry, &through).unwrap_err();
+        assert!(code == "identity.ek-denied" && said.contains("the lorry"), "{entry}: {said}");
+    }
+    let other = format!("[[issuer]]\nkey = \"{}\"\nwhy = \"x\"", spki_digest(&below.der));
+    under(&other, &[&direct]).unwrap();
 
-    let denied = format!("# stolen\n{id} # from the lorry\n\n");
-    let (_dir, roots_denying) = roots(&[("maker.der", &ca.der), ("denied", denied.as_bytes())]);
-    assert_eq!(verify(&[&leaf], &roots_denying).unwrap_err().code(), "identity.ek-denied");
+    let (dir, _) = roots(&[("software/root.pem", &vector("root.pem"))]);
+    let list = deny("[[manufacturer]]\nid = \"id:00001014\"\nwhy = \"x\"");
+    let denying = EkRoots::load(dir.path()).unwrap().denying(list);
+    let refused = verify(&[&vector("ek-rsa2048.crt"), &issuer_der()], &denying).unwrap_err();
+    assert_eq!(refused.code(), "identity.ek-denied");
+}
 
-    let revoked = RevokedCertParams {
-        serial_number: SerialNumber::from(77_u64),
+fn crl(by: &Ca, serials: &[u64], change: impl FnOnce(&mut CertificateRevocationListParams)) -> Vec<u8> {
+    let revoked = |serial: &u64| RevokedCertParams {
+        serial_number: SerialNumber::from(*serial),
         revocation_time: date_time_ymd(2026, 11, 1),
         reason_code: None,
         invalidity_date: None,
     };
-    let list = CertificateRevocationListParams {
+    let mut list = CertificateRevocationListParams {
         this_update: date_time_ymd(2026, 11, 1),
         next_update: date_time_ymd(2026, 11, 2),
         crl_number: SerialNumber::from(1_u64),
         issuing_distribution_point: None,
-        revoked_certs: vec![revoked],
+        revoked_certs: serials.iter().map(revoked).collect(),
         key_identifier_method: KeyIdMethod::Sha256,
     };
-    let list = list.signed_by(&ca.issuer).unwrap().pem().unwrap();
-    let (_dir, roots_revoking) = roots(&[("maker.der", &ca.der), ("crl/maker.crl", list.as_bytes())]);
-    assert_eq!(verify(&[&leaf], &roots_revoking).unwrap_err().code(), "identity.ek-revoked");
+    change(&mut list);
+    list.signed_by(&by.issuer).unwrap().der().to_vec()
+}
+
+#[test]
+fn a_revoked_certificate_is_refused_and_its_neighbour_is_not() {
+    let ca = Ca::root("maker", |_| {});
+    let (_dir, revoking) = roots(&[("maker.der", &ca.der), ("crl/maker.crl", &crl(&ca, &[77], |_| {}))]);
+    assert_eq!(verify(&[&ca.signs_ek(|_| {})], &revoking).unwrap_err().code(), "identity.ek-revoked");
     let other = ca.signs_ek(|leaf| leaf.serial_number = Some(SerialNumber::from(78_u64)));
-    verify(&[&other], &roots_revoking).unwrap();
+    verify(&[&other], &revoking).unwrap();
+}
+
+#[test]
+fn a_crl_covers_intermediates_and_an_intermediate_may_have_one_of_its_own() {
+    let root = Ca::root("maker", |_| {});
+    let below = Ca::below(&root, |ca| ca.serial_number = Some(SerialNumber::from(5_u64)));
+    let leaf = below.signs_ek(|_| {});
+    let (_dir, of_root) = roots(&[("maker.der", &root.der), ("crl/root.crl", &crl(&root, &[5], |_| {}))]);
+    assert_eq!(verify(&[&leaf, &below.der], &of_root).unwrap_err().code(), "identity.ek-revoked");
+
+    let list = crl(&below, &[77], |_| {});
+    let files: [(&str, &[u8]); 3] = [("maker.der", &root.der), ("crl/below.der", &below.der), ("crl/below.crl", &list)];
+    let (_dir, of_below) = roots(&files);
+    assert_eq!(verify(&[&leaf, &below.der], &of_below).unwrap_err().code(), "identity.ek-revoked");
+    let neighbour = below.signs_ek(|leaf| leaf.serial_number = Some(SerialNumber::from(6_u64)));
+    verify(&[&neighbour, &below.der], &of_below).unwrap();
+    // That its certificate lies there makes it no root: without the root, nothing leads anywhere.
+    let (_dir, no_root) = roots(&files[1..]);
+    assert!(is_untrusted(verify(&[&neighbour, &below.der], &no_root)));
+    // Without its certificate the list is a stranger's.
+    let refused = load_refused(&[files[0], files[2]]);
+    assert!(refused.contains("below.crl") && refused.contains("neither a root"), "{refused}");
+}
+
+fn load_refused(files: &[(&str, &[u8])]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("crl")).unwrap();
+    for (name, content) in files {
+        fs::write(dir.path().join(name), content).unwrap();
+    }
+    EkRoots::load(dir.path()).unwrap_err().to_string()
+}
+
+#[test]
+fn a_crl_by_a_stranger_or_by_no_right_is_refused_when_it_is_read() {
+    let (ca, namesake) = (Ca::root("maker", |_| {}), Ca::root("maker", |_| {}));
+    let mute = Ca::root("maker", |ca| ca.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
+    // rcgen signs with any key; the name is the maker's each time.
+    let by_mute = crl(&Ca { der: Vec::new(), issuer: Issuer::new(ca_params("maker"), mute_key(&mute)) }, &[77], |_| {});
+    let good = crl(&ca, &[77], |_| {});
+    let mut bent = good.clone();
+    *bent.last_mut().unwrap() ^= 1;
+    let newer = crl(&ca, &[78], |list| list.crl_number = SerialNumber::from(2_u64));
+    let signs = "did not sign it";
+    for (files, why) in [
+        ([("maker.der", &ca.der), ("crl/a.crl", &crl(&namesake, &[77], |_| {}))], signs),
+        ([("maker.der", &mute.der), ("crl/a.crl", &by_mute)], signs),
+        ([("maker.der", &ca.der), ("crl/a.crl", &bent)], signs),
+        ([("maker.der", &ca.der), ("crl/a.crl", &good[..good.len() - 1].to_vec())], "not a whole"),
+        ([("maker.der", &ca.der), ("crl/a.crl", &crl(&Ca::root("other", |_| {}), &[], |_| {}))], "neither a root"),
+    ] {
+        let files = files.map(|(name, content)| (name, content.as_slice()));
+        let refused = load_refused(&files);
+        assert!(refused.contains("a.crl") && refused.contains(why), "{refused}");
+    }
+    // One of both would never be looked at.
+    let refused = load_refused(&[("maker.der", &ca.der), ("crl/a.crl", &good), ("crl/b.crl", &newer)]);
+    assert!(refused.contains("b.crl") && refused.contains("older one"), "{refused}");
+}
+
+fn mute_key(ca: &Ca) -> KeyPair {
+    KeyPair::try_from(ca.issuer.key().serialize_der()).unwrap()
 }

@@ -81,7 +81,7 @@ fn what_is_no_ca_certificate_is_named_and_not_copied() {
 fn a_missing_folder_and_unreadable_entries_are_errors_and_never_fewer_roots() {
     let dir = empty();
     assert!(matches!(EkRoots::load(&dir.path().join("absent")), Err(RootsError::Io { .. })));
-    for (name, content) in [("x.pem", "nothing"), ("crl/x.crl", "nothing"), ("denied", "abcd")] {
+    for (name, content) in [("x.pem", "nothing"), ("crl/x.crl", "nothing"), ("crl/x.pem", "nothing")] {
         let path = dir.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();

@@ -3,7 +3,7 @@
 //! asks of the leaf is checked here. Only [`EkChain::verify`] makes a [`VerifiedEk`].
 
 use data_encoding::HEXLOWER;
-use evidence::{limits, reader::Reader, tpm::EkKey};
+use evidence::{claims::DeviceId, limits, reader::Reader, tpm::EkKey};
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
@@ -19,20 +19,12 @@ use x509_cert::{
     spki::SubjectPublicKeyInfoOwned,
 };
 
-use super::{CertificateFault, EkRoots, IdentityError, RootClass};
+use super::{CertificateFault, DenyList, EkRoots, IdentityError, RootClass, rank};
 
 /// tcg-kp-EKCertificate, 2.23.133.8.1.
 const EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
 /// The same, as DER content.
 const EK_CERTIFICATE_DER: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
-/// rsaEncryption (RFC 8017 A.1).
-const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-/// id-ecPublicKey (RFC 5480 §2.1.1).
-const ECC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-/// DER INTEGER 65537: the exponent that TPMs write as 0.
-const EXPONENT: &[u8] = &[0x02, 0x03, 0x01, 0x00, 0x01];
 /// tpmManufacturer, tpmModel, tpmVersion (TCG EK Credential Profile 2.5 §3.1.2).
 const TPM_ATTRIBUTES: [ObjectIdentifier; 3] = [
     ObjectIdentifier::new_unwrap("2.23.133.2.1"),
@@ -58,6 +50,7 @@ struct UnverifiedEk<'a> {
     key: EkKey,
     spki_digest: [u8; 32],
     issuer: String,
+    serial: String,
     make: Option<TpmMake>,
 }
 
@@ -69,6 +62,8 @@ pub struct VerifiedEk {
     spki_digest: [u8; 32],
     class: RootClass,
     root_fingerprint: [u8; 32],
+    issuer: String,
+    serial: String,
     make: Option<TpmMake>,
     leaf_der_digest: [u8; 32],
 }
@@ -107,6 +102,18 @@ impl VerifiedEk {
     #[must_use]
     pub const fn root_fingerprint(&self) -> &[u8; 32] {
         &self.root_fingerprint
+    }
+
+    /// Name of the CA that signed the certificate, printable.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The certificate's serial number, hexadecimal.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
     }
 
     /// Manufacturer, model and version, where the certificate names all three.
@@ -152,6 +159,12 @@ impl<'a> EkChain<'a> {
         if chain.leaves.is_empty() { Err(IdentityError::NoEkCertificate) } else { Ok(chain) }
     }
 
+    /// The id that the leaves lead to, if their certificates hold.
+    pub(crate) fn claimed_id(&self) -> Option<DeviceId> {
+        let first = self.leaves.iter().min_by_key(|leaf| rank(&leaf.key))?;
+        Some(DeviceId(first.spki_digest))
+    }
+
     /// Verifies each leaf up to a trusted root. One that does not lead to any refuses the whole: a device is either
     /// known by all keys that it claims, or not at all.
     ///
@@ -167,8 +180,9 @@ impl<'a> UnverifiedEk<'a> {
         let content = certificate.tbs_certificate();
         let (key, spki_digest) = read_key(content.subject_public_key_info())?;
         check_usage(certificate, &key)?;
-        let issuer = shown(&content.issuer().to_string());
-        Ok(Self { position, der: der.into(), key, spki_digest, issuer, make: read_make(certificate)? })
+        let issuer = content.issuer().to_string();
+        let serial = HEXLOWER.encode(content.serial_number().as_bytes());
+        Ok(Self { position, der: der.into(), key, spki_digest, issuer, serial, make: read_make(certificate)? })
     }
 
     fn verify(
@@ -177,15 +191,16 @@ impl<'a> UnverifiedEk<'a> {
         roots: &EkRoots,
         now: Timestamp,
     ) -> Result<VerifiedEk, IdentityError> {
-        if roots.denies(&self.spki_digest) {
-            return Err(IdentityError::Denied { certificate: self.position });
-        }
+        self.check_denied(roots.deny_list())?;
         // Software roots first: a chain that can end at one never passes for hardware, whatever else is trusted.
         let mut failure = None;
         for class in [RootClass::Software, RootClass::Hardware] {
             let anchors = roots.anchors(class, now);
             match self.path_to(&anchors, intermediates, roots, now) {
-                Ok(root_fingerprint) => return Ok(self.verified(class, root_fingerprint)),
+                Ok(path) => {
+                    path.authorities.iter().try_for_each(|ca| self.check_authority(ca, roots.deny_list()))?;
+                    return Ok(self.verified(class, path.root_fingerprint));
+                }
                 Err(webpki::Error::CertRevoked) => return Err(IdentityError::Revoked { certificate: self.position }),
                 // Only the class that knows the issuer has something to tell.
                 Err(webpki::Error::UnknownIssuer) => {}
@@ -195,6 +210,30 @@ impl<'a> UnverifiedEk<'a> {
         Err(self.refusal(failure.as_ref()))
     }
 
+    /// What the certificate itself says, and who signed it by name.
+    fn check_denied(&self, denied: &DenyList) -> Result<(), IdentityError> {
+        let refused = |what, why: &str| IdentityError::Denied { certificate: self.position, what, why: why.to_owned() };
+        if let Some(why) = denied.ek(&self.spki_digest) {
+            return Err(refused("the endorsement key", why));
+        }
+        if let Some(why) = denied.issuer(&self.issuer, None) {
+            return Err(refused("its issuer", why));
+        }
+        match self.make.as_ref().and_then(|make| denied.manufacturer(&make.manufacturer)) {
+            Some(why) => Err(refused("the TPM's maker", why)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_authority(&self, ca: &Authority, denied: &DenyList) -> Result<(), IdentityError> {
+        match denied.issuer(&ca.subject, Some(&ca.spki_digest)) {
+            None => Ok(()),
+            Some(why) => {
+                Err(IdentityError::Denied { certificate: self.position, what: "a CA above it", why: why.to_owned() })
+            }
+        }
+    }
+
     fn verified(&self, class: RootClass, root_fingerprint: [u8; 32]) -> VerifiedEk {
         VerifiedEk {
             position: self.position,
@@ -202,19 +241,21 @@ impl<'a> UnverifiedEk<'a> {
             spki_digest: self.spki_digest,
             class,
             root_fingerprint,
+            issuer: shown(&self.issuer),
+            serial: self.serial.clone(),
             make: self.make.clone(),
             leaf_der_digest: sha256(&self.der),
         }
     }
 
-    /// The fingerprint of the root at the end of a path that holds.
+    /// A path that holds.
     fn path_to(
         &self,
         anchors: &[TrustAnchor<'_>],
         intermediates: &[CertificateDer<'_>],
         roots: &EkRoots,
         now: Timestamp,
-    ) -> Result<[u8; 32], webpki::Error> {
+    ) -> Result<HeldPath, webpki::Error> {
         let time = UnixTime::since_unix_epoch(now.as_duration().try_into().unwrap_or_default());
         let leaf = EndEntityCert::try_from(&self.der)?;
         // CAs of TPM makers carry no extended key usage; the leaf's was checked on reading.
@@ -230,7 +271,11 @@ impl<'a> UnverifiedEk<'a> {
             revocation,
             Some(&only_certificate_signers),
         )?;
-        roots.fingerprint_of(path.anchor()).ok_or(webpki::Error::UnknownIssuer)
+        let root = roots.root_of(path.anchor()).ok_or(webpki::Error::UnknownIssuer)?;
+        let between = path.intermediate_certificates().map(|ca| Authority::of(&ca.der()));
+        let mut authorities = between.collect::<Option<Vec<_>>>().ok_or(webpki::Error::BadDer)?;
+        authorities.push(root.authority().clone());
+        Ok(HeldPath { root_fingerprint: *root.fingerprint(), authorities })
     }
 
     fn refusal(&self, error: Option<&webpki::Error>) -> IdentityError {
@@ -242,9 +287,33 @@ impl<'a> UnverifiedEk<'a> {
             Some(E::BadDer | E::BadDerTime | E::UnsupportedCertVersion | E::TrailingData(_)) => {
                 CertificateFault::Malformed
             }
-            _ => return IdentityError::UntrustedRoot { certificate: self.position, issuer: self.issuer.clone() },
+            _ => return IdentityError::UntrustedRoot { certificate: self.position, issuer: shown(&self.issuer) },
         };
         IdentityError::EkCertificate { certificate: self.position, why }
+    }
+}
+
+/// The end of a path, and every CA on it.
+struct HeldPath {
+    root_fingerprint: [u8; 32],
+    authorities: Vec<Authority>,
+}
+
+/// A CA as the deny list names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Authority {
+    /// Whole name, RFC 4514.
+    subject: String,
+    spki_digest: [u8; 32],
+}
+
+impl Authority {
+    /// `None` where it is no certificate.
+    pub(super) fn of(der: &[u8]) -> Option<Self> {
+        let certificate = parse(der).ok()?;
+        let content = certificate.tbs_certificate();
+        let spki = content.subject_public_key_info().to_der().ok()?;
+        Some(Self { subject: content.subject().to_string(), spki_digest: sha256(&spki) })
     }
 }
 
@@ -298,34 +367,10 @@ fn without_padding(sent: &[u8]) -> Option<&[u8]> {
     (all(0x00) || all(0xFF)).then_some(der)
 }
 
-/// The key and the digest of its SubjectPublicKeyInfo.
+/// The key and the digest of its SubjectPublicKeyInfo. One key has one encoding here, or it would have two ids.
 fn read_key(spki: &SubjectPublicKeyInfoOwned) -> Result<(EkKey, [u8; 32]), CertificateFault> {
     let der = spki.to_der().map_err(|_| CertificateFault::Malformed)?;
-    let bits = spki.subject_public_key.as_bytes().ok_or(CertificateFault::Key)?;
-    let curve = spki.algorithm.parameters.as_ref().and_then(|p| p.decode_as::<ObjectIdentifier>().ok());
-    let key = match (spki.algorithm.oid, curve) {
-        (RSA, None) => read_rsa(bits).map(EkKey::Rsa2048),
-        (ECC, Some(P256)) => read_point(bits).map(EkKey::P256),
-        (ECC, Some(P384)) => read_point(bits).map(EkKey::P384),
-        _ => None,
-    };
-    Ok((key.ok_or(CertificateFault::Key)?, sha256(&der)))
-}
-
-/// RSAPublicKey (RFC 8017 A.1.1) with 2048 bits and 65537: its DER has one length only, so every byte before and behind
-/// the modulus is known.
-fn read_rsa(der: &[u8]) -> Option<Box<[u8; 256]>> {
-    // SEQUENCE of 266 bytes, INTEGER of 257 bytes that begins with a zero since its first bit is set.
-    let rest = der.strip_prefix(&[0x30, 0x82, 0x01, 0x0A, 0x02, 0x82, 0x01, 0x01, 0x00])?;
-    let modulus: &[u8; 256] = rest.strip_suffix(EXPONENT)?.try_into().ok()?;
-    let (first, last) = (modulus.first()?, modulus.last()?);
-    // 2048 bits, and odd.
-    (first & 0x80 != 0 && last & 1 == 1).then(|| Box::new(*modulus))
-}
-
-/// SEC 1 uncompressed point. Whether it is on its curve shows when it is used.
-fn read_point<const N: usize>(bits: &[u8]) -> Option<[u8; N]> {
-    bits.strip_prefix(&[4])?.try_into().ok()
+    Ok((EkKey::of_spki(&der).ok_or(CertificateFault::Key)?, sha256(&der)))
 }
 
 /// TCG EK Credential Profile 2.5 §3.2: both usages are those of an endorsement key.
@@ -382,36 +427,6 @@ pub(super) fn hex(digest: &[u8; 32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn rsa(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        let mut der = vec![0x30, 0x82, 0x01, 0x0A, 0x02, 0x82, 0x01, 0x01, 0x00];
-        der.extend([0xFF; 256]);
-        der.extend(EXPONENT);
-        change(&mut der);
-        der
-    }
-
-    #[test]
-    fn only_odd_2048_bit_moduli_with_exponent_65537_are_keys() {
-        assert_eq!(read_rsa(&rsa(|_| {})), Some(Box::new([0xFF; 256])));
-        let bent: [fn(&mut Vec<u8>); 5] = [
-            |der| der[9] = 0x7F,   // 2047 bits
-            |der| der[264] = 0xFE, // even
-            |der| der[267] = 0x00, // exponent 1
-            |der| der.push(0),
-            |der| der.truncate(267),
-        ];
-        for (case, change) in bent.into_iter().enumerate() {
-            assert_eq!(read_rsa(&rsa(change)), None, "case {case}");
-        }
-    }
-
-    #[test]
-    fn points_are_uncompressed_and_of_their_curves_size() {
-        assert_eq!(read_point(&[4; 65]), Some([4; 64]));
-        assert_eq!(read_point::<64>(&[4; 64]), None);
-        assert_eq!(read_point::<64>(&[2; 65]), None);
-    }
 
     #[test]
     fn names_are_shown_short_and_without_control_characters() {

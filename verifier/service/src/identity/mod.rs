@@ -3,11 +3,16 @@
 //! with that EK can answer. An identity by itself says what the device claims: it is the device's own once the
 //! challenge has been answered for **each** of its EKs, since certificates are public.
 
+mod allow;
 mod chain;
+mod crl;
+mod deny;
 mod make_credential;
 mod roots;
 
+pub use allow::{AllowError, read_ek, read_id, read_ids, read_product};
 pub use chain::{EkChain, TpmMake, VerifiedEk};
+pub use deny::{DenyError, DenyList};
 pub use make_credential::{Credential, MakeCredentialError, make_credential};
 pub use roots::{EkRoots, Root, RootClass, RootsError};
 
@@ -52,10 +57,14 @@ pub enum IdentityError {
         certificate: usize,
     },
     /// On the operator's deny list.
-    #[error("the endorsement key of certificate {certificate} is on the deny list")]
+    #[error("EK certificate {certificate} is refused, since {what} is on the deny list: {why}")]
     Denied {
         /// Which one.
         certificate: usize,
+        /// What of it.
+        what: &'static str,
+        /// The operator's words.
+        why: String,
     },
     /// The public area is not the TCG default template with the certified key.
     #[error("the endorsement key's public area differs from the TCG template for the key in its certificate")]
@@ -69,7 +78,7 @@ impl IdentityError {
         match self {
             Self::NoEkCertificate => "identity.no-ek-certificate",
             Self::TooLarge | Self::EkCertificate { .. } => "identity.ek-certificate",
-            Self::UntrustedRoot { .. } => "identity.untrusted-root",
+            Self::UntrustedRoot { .. } => "identity.ek-untrusted",
             Self::Revoked { .. } => "identity.ek-revoked",
             Self::Denied { .. } => "identity.ek-denied",
             Self::EkTemplate => "identity.ek-template",
@@ -154,6 +163,19 @@ const fn rank(key: &EkKey) -> u8 {
         EkKey::P384(_) => 1,
         EkKey::Rsa2048(_) => 2,
     }
+}
+
+/// The EKs of a device without certificates, in the order of their rank: each public area must be the TCG default template
+/// for its key. What they are worth, nobody but the operator says.
+///
+/// # Errors
+/// [`IdentityError::EkTemplate`] where one is not, or two are of one kind.
+pub fn uncertified_eks(sent: &[&[u8]]) -> Result<Vec<EkKey>, IdentityError> {
+    let keys = sent.iter().map(|area| EkKey::of_public_area(area)).collect::<Option<Vec<_>>>();
+    let mut ranked = keys.ok_or(IdentityError::EkTemplate)?;
+    ranked.sort_by_key(rank);
+    let twice = ranked.windows(2).any(|pair| matches!(pair, [first, second] if rank(first) == rank(second)));
+    if twice { Err(IdentityError::EkTemplate) } else { Ok(ranked) }
 }
 
 /// Compares an EK's public area as a device sent it (TPMT_PUBLIC or TPM2B_PUBLIC) with the TCG default template for the

@@ -2,8 +2,8 @@
 //!
 //! - `*.pem`, `*.crt`, `*.cer`, `*.der`: CA certificates of hardware TPMs' makers, PEM (any number a file) or DER;
 //! - `software/`: the same for software TPMs, a class of its own that never passes for hardware;
-//! - `crl/`: certificate revocation lists, `*.crl`, PEM or DER;
-//! - `denied`: EK digests that are refused whoever signed for them, one hex SHA-256 a line, `#` begins a comment.
+//! - `crl/`: certificate revocation lists, `*.crl`, PEM or DER, each signed by a CA above or by an intermediate whose
+//!   certificate lies beside it (named as above; it is trusted to revoke, not to vouch).
 //!
 //! A CA need not be self-signed to be a root: devices send the certificates in between only where their TPM holds them.
 
@@ -14,22 +14,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use data_encoding::HEXLOWER_PERMISSIVE;
 use jiff::Timestamp;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, TrustAnchor, pem::PemObject as _};
 use thiserror::Error;
-use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
+use webpki::{CertRevocationList, anchor_from_trusted_cert};
 use x509_cert::Certificate;
 
-use super::chain::{hex, is_ca, may_sign_certificates, parse, sha256, shown};
+use super::{
+    DenyList,
+    chain::{Authority, hex, is_ca, may_sign_certificates, parse, sha256, shown},
+    crl,
+};
 
 /// Largest file that is read as certificates or a CRL, bytes: the largest CRLs of TPM makers have a few hundred KiB.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 /// What a file of certificates is called.
-const CERTIFICATE_EXTENSIONS: [&str; 4] = ["pem", "crt", "cer", "der"];
+pub(super) const CERTIFICATE_EXTENSIONS: [&str; 4] = ["pem", "crt", "cer", "der"];
 const SOFTWARE: &str = "software";
 const CRLS: &str = "crl";
-const DENIED: &str = "denied";
 
 /// What kind of TPM a root speaks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +61,7 @@ pub struct Root {
     subject: String,
     fingerprint: [u8; 32],
     class: RootClass,
+    authority: Authority,
     not_before: i64,
     not_after: i64,
     not_after_text: String,
@@ -87,6 +90,19 @@ impl Root {
     #[must_use]
     pub fn not_after(&self) -> &str {
         &self.not_after_text
+    }
+
+    pub(super) fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// The name by which CRLs name their issuer.
+    pub(super) fn raw_subject(&self) -> &[u8] {
+        self.anchor.subject.as_ref()
+    }
+
+    pub(super) const fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     fn is_valid_at(&self, now: Timestamp) -> bool {
@@ -122,17 +138,19 @@ pub enum RootsError {
 }
 
 impl RootsError {
-    fn file(path: &Path, why: &'static str) -> Self {
+    pub(super) fn file(path: &Path, why: &'static str) -> Self {
         Self::File { path: path.to_owned(), why }
     }
 }
 
-/// The trusted CAs, revocation lists and deny list of one folder.
+/// The trusted CAs and revocation lists of one folder, and what is refused whoever vouches for it.
 #[derive(Debug, Default)]
 pub struct EkRoots {
     roots: Vec<Root>,
     crls: Vec<CertRevocationList<'static>>,
-    denied: BTreeSet<[u8; 32]>,
+    denied: DenyList,
+    /// Of all that was read in the folder.
+    digest: [u8; 32],
 }
 
 impl EkRoots {
@@ -151,11 +169,32 @@ impl EkRoots {
                 }
             }
         }
-        for path in files(&dir.join(CRLS), &["crl"], false)? {
-            all.crls.extend(read_crls(&path)?);
+        let mut content: Vec<u8> = all.roots.iter().flat_map(|root| root.fingerprint).collect();
+        for crl in crl::load(&dir.join(CRLS), &all.roots)? {
+            content.extend(crl.digest);
+            all.crls.push(crl.list);
         }
-        all.denied = read_denied(&dir.join(DENIED))?;
+        all.digest = sha256(&content);
         Ok(all)
+    }
+
+    /// The same, and what is refused besides.
+    #[must_use]
+    pub fn denying(mut self, denied: DenyList) -> Self {
+        self.denied = denied;
+        self
+    }
+
+    /// What is refused whoever vouches for it.
+    #[must_use]
+    pub const fn deny_list(&self) -> &DenyList {
+        &self.denied
+    }
+
+    /// Whether `other` decides about every endorsement key as these do.
+    #[must_use]
+    pub fn decide_as(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.denied == other.denied
     }
 
     /// Validates the CA certificates in a file and copies them into the folder, one file each. Ones that are there
@@ -200,18 +239,14 @@ impl EkRoots {
         }
     }
 
-    pub(super) fn denies(&self, spki_digest: &[u8; 32]) -> bool {
-        self.denied.contains(spki_digest)
-    }
-
     /// Trust anchors of one class, valid now: webpki does not look at an anchor's dates.
     pub(super) fn anchors(&self, class: RootClass, now: Timestamp) -> Vec<TrustAnchor<'static>> {
         let wanted = self.roots.iter().filter(|root| root.class == class && root.is_valid_at(now));
         wanted.map(|root| root.anchor.clone()).collect()
     }
 
-    pub(super) fn fingerprint_of(&self, anchor: &TrustAnchor<'_>) -> Option<[u8; 32]> {
-        self.roots.iter().find(|root| root.anchor == *anchor).map(|root| root.fingerprint)
+    pub(super) fn root_of(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
+        self.roots.iter().find(|root| root.anchor == *anchor)
     }
 
     pub(super) fn crls(&self) -> Vec<&CertRevocationList<'static>> {
@@ -220,7 +255,7 @@ impl EkRoots {
 }
 
 /// Files with one of these extensions, sorted, so that errors and lists come in the same order each time.
-fn files(dir: &Path, extensions: &[&str], required: bool) -> Result<Vec<PathBuf>, RootsError> {
+pub(super) fn files(dir: &Path, extensions: &[&str], required: bool) -> Result<Vec<PathBuf>, RootsError> {
     let failed = |source| RootsError::Io { path: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return Ok(Vec::new()),
@@ -236,7 +271,7 @@ fn files(dir: &Path, extensions: &[&str], required: bool) -> Result<Vec<PathBuf>
     Ok(wanted)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, RootsError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, RootsError> {
     let failed = |source| RootsError::Io { path: path.to_owned(), source };
     if fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
         return Err(RootsError::file(path, "it is larger than any file of certificates"));
@@ -244,12 +279,12 @@ fn read(path: &Path) -> Result<Vec<u8>, RootsError> {
     fs::read(path).map_err(failed)
 }
 
-fn is_pem(bytes: &[u8]) -> bool {
+pub(super) fn is_pem(bytes: &[u8]) -> bool {
     bytes.windows(11).any(|window| window == b"-----BEGIN ")
 }
 
 /// The CA certificates in one file.
-fn read_roots(path: &Path, class: RootClass) -> Result<Vec<Root>, RootsError> {
+pub(super) fn read_roots(path: &Path, class: RootClass) -> Result<Vec<Root>, RootsError> {
     let bytes = read(path)?;
     let ders = if is_pem(&bytes) {
         let sections = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
@@ -274,6 +309,7 @@ impl Root {
             return Err("the CA's key usage does not let it sign certificates (keyCertSign)");
         }
         let anchor = anchor_from_trusted_cert(&der).map_err(|_| UNREADABLE)?.to_owned();
+        let authority = Authority::of(&der).ok_or(UNREADABLE)?;
         let content = certificate.tbs_certificate();
         let validity = content.validity();
         let seconds =
@@ -282,6 +318,7 @@ impl Root {
             subject: shown(&content.subject().to_string()),
             fingerprint: sha256(&der),
             class,
+            authority,
             not_before: seconds(validity.not_before),
             not_after: seconds(validity.not_after),
             not_after_text: validity.not_after.to_date_time().to_string(),
@@ -289,34 +326,6 @@ impl Root {
             der,
         })
     }
-}
-
-fn read_crls(path: &Path) -> Result<Vec<CertRevocationList<'static>>, RootsError> {
-    let bytes = read(path)?;
-    let ders = if is_pem(&bytes) {
-        let sections = CertificateRevocationListDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-        sections.map_err(|_| RootsError::file(path, "it is not well-formed PEM"))?
-    } else {
-        vec![CertificateRevocationListDer::from(bytes)]
-    };
-    let owned = |der: &CertificateRevocationListDer<'_>| OwnedCertRevocationList::from_der(der).map(Into::into);
-    let lists = ders.iter().map(owned).collect::<Result<Vec<_>, _>>();
-    lists.map_err(|_| RootsError::file(path, "it is not a certificate revocation list in PEM or DER"))
-}
-
-fn read_denied(path: &Path) -> Result<BTreeSet<[u8; 32]>, RootsError> {
-    if !path.exists() {
-        return Ok(BTreeSet::new());
-    }
-    let bytes = read(path)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| RootsError::file(path, "it is not text"))?;
-    let entries = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    let digest = |entry: &str| {
-        let bytes = HEXLOWER_PERMISSIVE.decode(entry.as_bytes()).ok()?;
-        <[u8; 32]>::try_from(bytes).ok()
-    };
-    let digests = entries.filter(|entry| !entry.is_empty()).map(digest).collect::<Option<BTreeSet<_>>>();
-    digests.ok_or_else(|| RootsError::file(path, "a line is not the hex SHA-256 digest of an endorsement key"))
 }
 
 /// Writes the certificate under its fingerprint: whole, or not at all.

@@ -74,7 +74,9 @@ impl Store {
         if rulings.is_empty() {
             return Ok(());
         }
-        self.write(rulings.len(), move |c| rulings.iter().try_for_each(|(endorsed, ruling)| rule(c, endorsed, ruling, now)))
+        self.write(rulings.len(), move |c| {
+            rulings.iter().try_for_each(|(endorsed, ruling)| rule(c, endorsed, ruling, now))
+        })
     }
 
     /// Lists endorsement keys. A key that is listed already takes the new product, where one is named; devices that are

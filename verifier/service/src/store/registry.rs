@@ -215,11 +215,7 @@ fn register(c: &Connection, new: &NewRegistration) -> Sql<Registered> {
         return Ok(Registered::KeyElsewhere);
     }
     let Some(known) = known else {
-        return if new.generation == 1 {
-            insert(c, new).map(|()| Registered::New)
-        } else {
-            Ok(Registered::Outdated)
-        };
+        return if new.generation == 1 { insert(c, new).map(|()| Registered::New) } else { Ok(Registered::Outdated) };
     };
     if known.revoked || known.generation != new.generation {
         return Ok(Registered::Outdated);
