@@ -20,10 +20,6 @@ use evidence::{
     pcr::{PcrValues, sha256},
     tpm::{AkPublic, Attest},
 };
-use x509_cert::{
-    Certificate,
-    der::{Decode as _, Encode as _},
-};
 
 use crate::positions::{Held, Shown};
 
@@ -58,6 +54,8 @@ pub(crate) struct Made {
     pub(crate) digest: [u8; 32],
     /// What it shows.
     pub(crate) shown: Shown,
+    /// Whether there is more in it than claims and quote.
+    pub(crate) attached: bool,
 }
 
 /// The device's own side: TPM, logs, and eyes on what runs.
@@ -131,7 +129,7 @@ impl Attester {
         let (quote, pcrs, values) = quote(&mut locked, &committed.extra_data())?;
         let mut logs = Logs { shown: Shown { pcrs, ..Shown::default() }, ..Logs::default() };
         if let Attach::Missing(held, max_message) = attach {
-            let held = held.in_boot(&quote.counters()?);
+            let held = held.in_boot(&quote.counters()?, locked.first_restart());
             logs.room = max_message.saturating_sub(ROOM_FOR_CLAIMS);
             logs.take_all(&held, &locked, &values, boot_log.bytes(), &self.ima_log);
         }
@@ -139,13 +137,14 @@ impl Attester {
             tracing::warn!("{problem}");
         }
         logs.list.sort_by_key(|(claim, _)| claim.kind);
+        let attached = !logs.list.is_empty();
         let (claims, attachments) = logs.list.into_iter().unzip();
         let quote = QuoteClaim { attest: quote.attest, signature: quote.signature };
         let claims = Claims { committed, quote, logs: claims };
         let unsigned = Unsigned::new(&locked.tpm().ak_public().clone(), &claims, attachments)?;
         let signature = locked.tpm().sign(unsigned.to_be_signed())?;
         let signed = unsigned.sign(&signature);
-        Ok(Made { message: signed.message, digest: signed.digest, shown: logs.shown })
+        Ok(Made { message: signed.message, digest: signed.digest, shown: logs.shown, attached })
     }
 }
 
@@ -254,13 +253,9 @@ fn ima_segment(list: &[u8], first: u64, room: usize) -> (u64, &[u8]) {
     (count, &list[start..end])
 }
 
-/// SHA-256 of the SubjectPublicKeyInfo in the first EK certificate, in the profile's order.
+/// SHA-256 of the SubjectPublicKeyInfo of the first EK in the profile's order.
 fn device_id(keys: &EndorsementKeys) -> Result<DeviceId> {
-    let certificate = keys.keys.first().map(|key| key.certificate.as_slice()).unwrap_or_default();
-    let what = "the TPM's endorsement certificate does not read: its maker has to say why";
-    let certificate = Certificate::from_der(certificate).context(what)?;
-    let key = certificate.tbs_certificate().subject_public_key_info().to_der().context(what)?;
-    Ok(DeviceId(sha256(&key)))
+    keys.id().map(DeviceId).context("the TPM's first endorsement key is not made from a default template of the TCG")
 }
 
 #[cfg(test)]

@@ -213,6 +213,14 @@ pub struct Broker {
     pub credentials: Option<Credentials>,
 }
 
+impl Broker {
+    /// Host and port, as messages name it.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
 /// Client certificate and key, PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {

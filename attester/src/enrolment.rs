@@ -267,12 +267,12 @@ impl Door {
         key: &[u8],
     ) -> Result<Vec<(VerifierKeyId, String)>> {
         let (events, mut incoming) = mpsc::channel(EVENTS);
-        let _link = Link::open::<LinkEvent>(self.endpoint.clone(), events);
+        let _link = Link::open(self.endpoint.clone(), events, |event| event);
         let up = loop {
             match incoming.recv().await.context("the connection ended")? {
                 LinkEvent::Up(up) => break up,
                 LinkEvent::Down(trouble, _) => return Err(trouble.into()),
-                LinkEvent::Message { topic, payload } => take_keys(pinned, &topic, &payload),
+                LinkEvent::Message { topic, payload, .. } => take_keys(pinned, &topic, &payload),
             }
         };
         let mut done = Vec::with_capacity(pinned.len());
@@ -309,7 +309,11 @@ impl Door {
         let presentation = worker.call(move |attester| present(attester, nonce, connection_key)).await?;
         let transcript = presentation.transcript(&pinned[at].id, &self.device);
         let topic = UpTopic::Enrol(self.client.clone());
-        let say = |message: &Up| up.publish(&topic, message.encode());
+        let say = |message: &Up| {
+            if let Err(error) = up.publish(&topic, message.encode()) {
+                tracing::error!("{error}");
+            }
+        };
         let credentials =
             match self.answer(pinned, at, &nonce, incoming, &|| say(&Up::Present(presentation.clone()))).await? {
                 Answer::Credentials(credentials) => credentials,
@@ -364,14 +368,14 @@ impl Door {
         loop {
             match incoming.recv().await.context("the connection ended")? {
                 LinkEvent::Down(trouble, _) => return Err(trouble.into()),
-                LinkEvent::Message { topic, payload } if DownTopic::parse(&topic).as_ref() == Some(&expected) => {
+                LinkEvent::Message { topic, payload, .. } if DownTopic::parse(&topic).as_ref() == Some(&expected) => {
                     match pinned[at].open::<Down>(Purpose::Enrolment, &payload) {
                         Ok(down) if down.client_nonce == *nonce => return Ok(down.answer),
                         Ok(_) => tracing::debug!("an answer to another attempt"),
                         Err(error) => tracing::warn!("not an answer of {}: {error}", pinned[at].name),
                     }
                 }
-                LinkEvent::Message { topic, payload } => take_keys(pinned, &topic, &payload),
+                LinkEvent::Message { topic, payload, .. } => take_keys(pinned, &topic, &payload),
                 LinkEvent::Up(_) => {}
             }
         }
@@ -422,7 +426,7 @@ fn client(state: &StateDir) -> Result<Name> {
 
 fn present(attester: &Attester, nonce: [u8; 32], connection_key: Vec<u8>) -> Presentation {
     let EndorsementKeys { keys, chain } = attester.endorsement();
-    let mut certificates: Vec<Vec<u8>> = keys.iter().map(|key| key.certificate.clone()).collect();
+    let mut certificates: Vec<Vec<u8>> = keys.iter().filter_map(|key| key.certificate.clone()).collect();
     let mut room = MAX_EK_CERTIFICATE_BYTES.saturating_sub(certificates.iter().map(Vec::len).sum());
     // Issuers that do not fit have to be known to the verifier.
     for issuer in chain {

@@ -1,11 +1,20 @@
 //! The conversation with one verifier: in go its messages and the passing of time, out comes what to do next. No clock, no
-//! network, no TPM in here. Only what the pinned key signed counts, and a result only for the evidence that was sent last.
+//! network, no TPM in here. Only what a key for the purpose signed counts, and a result only for the evidence that was
+//! sent last.
+//!
+//! In the normal course one message goes out in each epoch, and nothing comes back: evidence to which nothing was attached
+//! changes nothing at the verifier but the time. Wherever something was attached, asked or new, a signed result is
+//! expected, and asked for again until it is there.
+
+mod allowance;
+mod epochs;
 
 use std::time::{Duration, Instant};
 
 use evidence::{
     challenge::{Challenge, Refusal},
     claims::{DeviceId, Nonce, Why},
+    epoch::Epoch,
     pcr::sha256,
     result::AttestationResult,
     verifier_message::Purpose,
@@ -17,31 +26,52 @@ use crate::{
     positions::{Held, Shown},
     state::jitter,
 };
+use allowance::Allowance;
+pub(crate) use epochs::Arrival;
+use epochs::{Open, spread};
 
 /// First time to wait for a challenge or a result; doubled with each try.
 const FIRST_WAIT: Duration = Duration::from_secs(15);
 /// Longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(900);
-/// Challenges that nobody asked for: so many at once, then one each [`REFILL`]. A quote takes a TPM half a second.
+/// Time in which the broker brings the epoch that it keeps; without one a challenge is asked for.
+const EPOCH_WITHIN: Duration = Duration::from_secs(2);
+/// Time from one event's evidence to the next: what happens in between goes together.
+const EVENTS_TOGETHER: Duration = Duration::from_secs(5);
+/// Part of the device's own period that is drawn at random.
+const DRAWN_FROM: f64 = 0.8;
+/// Challenges that nobody asked for: so many at once, then one each [`UNASKED_EACH`].
 const UNASKED: u32 = 4;
 /// Time in which one more challenge is allowed.
-const REFILL: Duration = Duration::from_secs(10);
+const UNASKED_EACH: Duration = Duration::from_secs(10);
+/// Quotes for one verifier at once: a long log on its way. A quote takes a TPM up to half a second.
+const QUOTES: u32 = 16;
+/// Time in which one more is allowed.
+const QUOTES_EACH: Duration = Duration::from_secs(2);
+/// Messages of one verifier that are looked at, at once: a signature takes a small processor milliseconds.
+const MESSAGES: u32 = 64;
+/// Time in which one more is looked at.
+const MESSAGES_EACH: Duration = Duration::from_millis(500);
+/// Largest epoch that is kept until its keys come: it has 300 bytes.
+const MAX_EARLY: usize = 512;
 /// Results without progress that one attestation may meet: a verifier that lost its state begins anew once.
 const MAX_SETBACKS: u32 = 1;
 /// Cause that asks for the rest of a log (`docs/causes.md`).
 const INCOMPLETE: &str = "log.incomplete";
 
 /// Where the conversation stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     /// Nothing to do.
     Idle,
     /// A challenge is expected.
     Asked { why: Why, until: Instant },
+    /// Evidence has to be made.
+    Ready(Make),
     /// Evidence is being made.
-    Making { nonce: Nonce, why: Why },
+    Making(Make),
     /// A result is expected.
-    Sent { evidence: Sent, why: Why, until: Instant },
+    Sent { why: Why, until: Instant },
 }
 
 /// Evidence that was sent.
@@ -51,6 +81,14 @@ struct Sent {
     digest: [u8; 32],
     message: [u8; 32],
     shown: Shown,
+    why: Why,
+    at: Instant,
+}
+
+/// An attestation that has to be made.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    why: Why,
     at: Instant,
 }
 
@@ -59,6 +97,15 @@ struct Sent {
 pub(crate) struct Make {
     pub(crate) nonce: Nonce,
     pub(crate) why: Why,
+}
+
+/// Evidence goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sending {
+    /// An answer is expected.
+    ToBeAnswered,
+    /// No answer means that nothing has changed.
+    Silent,
 }
 
 /// A result that counts.
@@ -74,7 +121,7 @@ pub(crate) struct Accepted {
 /// Why a message does not count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Ignored {
-    /// Not the pinned verifier's.
+    /// Not signed by the verifier's key for it.
     #[error(transparent)]
     NotTrusted(#[from] NotTrusted),
     /// For another device.
@@ -89,6 +136,23 @@ pub(crate) enum Ignored {
     /// It says nothing any more.
     #[error("it had expired when it came")]
     Expired,
+    /// Brought again by somebody.
+    #[error("epoch {0} is not newer than {1}")]
+    OldEpoch(u64, u64),
+    /// No epoch at all.
+    #[error("an epoch of no length")]
+    NoEpoch,
+}
+
+/// How a device attests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    /// Time from one attestation to the next, where there are no epochs.
+    pub(crate) every: Duration,
+    /// Whether a result is asked for each time.
+    pub(crate) results_always: bool,
+    /// Whether it attests of its own accord again and again, or when it is told to.
+    pub(crate) goes_on: bool,
 }
 
 /// The conversation.
@@ -96,152 +160,342 @@ pub(crate) enum Ignored {
 pub(crate) struct Exchange {
     pub(crate) verifier: Pinned,
     device: DeviceId,
+    manner: Manner,
+    connected: bool,
+    /// Whether there has been a connection.
+    connected_before: bool,
     step: Step,
     /// An attestation that has to follow the present one.
-    wanted: Option<Why>,
+    wanted: Option<Wanted>,
     /// A challenge that came while evidence was being made.
     newer: Option<Make>,
+    open: Option<Open>,
+    /// Highest number of an epoch under the present keys.
+    newest: u64,
+    /// An epoch that came before its keys.
+    early: Option<(Vec<u8>, Arrival)>,
+    /// Evidence that the verifier has not judged.
+    latest: Option<Sent>,
+    /// When the device attests without an epoch.
+    unprompted: Instant,
+    last_event: Option<Instant>,
     tries: u32,
     /// The furthest log position that this attestation has reached.
     furthest: u64,
     /// Results of this attestation that did not get further.
     setbacks: u32,
-    allowance: u32,
-    refilled: Instant,
+    unasked: Allowance,
+    quotes: Allowance,
+    messages: Allowance,
 }
 
 impl Exchange {
     /// Nothing said yet.
-    pub(crate) const fn new(verifier: Pinned, device: DeviceId, now: Instant) -> Self {
-        let (step, allowance) = (Step::Idle, UNASKED);
-        let (wanted, newer) = (None, None);
-        Self { verifier, device, step, wanted, newer, tries: 0, furthest: 0, setbacks: 0, allowance, refilled: now }
-    }
-
-    /// An attestation is due. Say hello where this returns why.
-    pub(crate) fn want(&mut self, why: Why, now: Instant) -> Option<Why> {
-        if matches!(self.step, Step::Idle) {
-            self.step = Step::Asked { why, until: now + self.wait() };
-            (self.furthest, self.setbacks) = (0, 0);
-            return Some(why);
+    pub(crate) fn new(verifier: Pinned, device: DeviceId, manner: Manner, now: Instant) -> Self {
+        Self {
+            verifier,
+            device,
+            manner,
+            connected: false,
+            connected_before: false,
+            step: Step::Idle,
+            wanted: None,
+            newer: None,
+            open: None,
+            newest: 0,
+            early: None,
+            latest: None,
+            unprompted: now + jitter(manner.every, DRAWN_FROM),
+            last_event: None,
+            tries: 0,
+            furthest: 0,
+            setbacks: 0,
+            unasked: Allowance::new(UNASKED, UNASKED_EACH, now),
+            quotes: Allowance::new(QUOTES, QUOTES_EACH, now),
+            messages: Allowance::new(MESSAGES, MESSAGES_EACH, now),
         }
-        self.wanted = Some(why);
-        None
     }
 
-    /// An attestation is due, and there is no connection yet.
-    pub(crate) const fn want_later(&mut self, why: Why) -> Option<Why> {
-        self.wanted = Some(why);
-        None
+    /// Whether one more message of this verifier is looked at.
+    pub(crate) fn listens(&mut self, now: Instant) -> bool {
+        self.messages.take(1, now)
     }
 
-    /// The connection is there (again). Say hello where this returns why.
-    pub(crate) fn connected(&mut self, now: Instant) -> Option<Why> {
-        let why = self.wanted.take()?;
-        self.want(why, now)
+    /// An attestation is due.
+    pub(crate) fn want(&mut self, why: Why, now: Instant) {
+        let at = match (why, self.last_event) {
+            (Why::Event, Some(last)) => now.max(last + EVENTS_TOGETHER),
+            _ => now,
+        };
+        if why == Why::Event {
+            self.last_event = Some(at);
+        }
+        self.want_at(why, at);
+    }
+
+    /// Of two that are wanted the period's is the one that says less.
+    fn want_at(&mut self, why: Why, at: Instant) {
+        let (why, at) = match self.wanted {
+            Some(wanted) if wanted.why != Why::Epoch => (wanted.why, wanted.at.min(at)),
+            Some(wanted) => (why, wanted.at.min(at)),
+            None => (why, at),
+        };
+        self.wanted = Some(Wanted { why, at });
+    }
+
+    /// The connection is there (again).
+    pub(crate) fn connected(&mut self, now: Instant) {
+        let again = std::mem::replace(&mut self.connected_before, true);
+        self.connected = true;
+        let period = self.open.map_or(self.manner.every, |open| open.period);
+        let at = match (self.manner.goes_on, again) {
+            (false, _) => now,
+            (true, false) if self.open.is_some() => now,
+            (true, false) => now + EPOCH_WITHIN,
+            // All devices lost the broker at the same time.
+            (true, true) => now + jitter(spread(period), 0.0).max(EPOCH_WITHIN.min(spread(period))),
+        };
+        if let Some(wanted) = &mut self.wanted {
+            wanted.at = at;
+        }
+        if let Some(open) = self.open.as_mut().filter(|open| open.due < at) {
+            open.due = at;
+        }
+        self.unprompted = self.unprompted.max(at);
     }
 
     /// The connection is gone: what was under way is wanted again.
-    pub(crate) fn disconnected(&mut self) {
-        self.wanted = self.why().or(self.wanted);
+    pub(crate) fn disconnected(&mut self, now: Instant) {
+        self.connected = false;
+        if let Some(why) = self.why() {
+            self.want_at(why, now);
+        }
         (self.step, self.newer) = (Step::Idle, None);
     }
 
     const fn why(&self) -> Option<Why> {
         match &self.step {
             Step::Idle => None,
-            Step::Asked { why, .. } | Step::Making { why, .. } | Step::Sent { why, .. } => Some(*why),
+            Step::Ready(make) | Step::Making(make) => Some(make.why),
+            Step::Asked { why, .. } | Step::Sent { why, .. } => Some(*why),
         }
     }
 
-    /// When [`Self::overdue`] has to be asked next.
-    pub(crate) const fn until(&self) -> Option<Instant> {
-        match &self.step {
-            Step::Asked { until, .. } | Step::Sent { until, .. } => Some(*until),
-            Step::Idle | Step::Making { .. } => None,
-        }
-    }
-
-    /// An answer did not come in time. Say hello again where this returns why: never the old evidence again.
-    pub(crate) fn overdue(&mut self, now: Instant) -> Option<Why> {
-        if self.until().is_none_or(|until| until > now) {
+    /// When [`Self::turn`] has to be called next.
+    pub(crate) fn until(&mut self, now: Instant) -> Option<Instant> {
+        if !self.connected {
             return None;
         }
-        let why = self.why()?;
-        tracing::warn!(verifier = %self.verifier.name, "no answer: asking again");
-        self.tries = self.tries.saturating_add(1);
-        self.step = Step::Idle;
-        self.want(why, now)
+        let epoch = self.open.filter(|open| !open.used).map(|open| open.due);
+        let wanted = self.wanted.map(|wanted| wanted.at);
+        match self.step {
+            Step::Making(_) => None,
+            // What may be made at once is made by whoever made it ready, or as soon as the TPM is free.
+            Step::Ready(_) => Some(self.quotes.next(now)).filter(|next| *next > now),
+            Step::Idle => [epoch, wanted].into_iter().flatten().chain(self.goes_on_at()).min(),
+            Step::Asked { until, .. } => [Some(until), epoch].into_iter().flatten().min(),
+            Step::Sent { until, .. } => [Some(until), epoch, self.event_at()].into_iter().flatten().min(),
+        }
+    }
+
+    fn goes_on_at(&self) -> Option<Instant> {
+        self.manner.goes_on.then_some(self.unprompted)
+    }
+
+    /// When an event no longer waits for the result of what was sent before it.
+    fn event_at(&self) -> Option<Instant> {
+        let wanted = self.wanted.filter(|wanted| wanted.why == Why::Event)?;
+        Some(wanted.at.max(self.latest.as_ref()?.at + EVENTS_TOGETHER))
+    }
+
+    /// Looks what is due. Say hello where this returns why; evidence that is due is in [`Self::ready`] then.
+    pub(crate) fn turn(&mut self, now: Instant) -> Option<Why> {
+        if !self.connected {
+            return None;
+        }
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let epoch_is_due = is_due(self.open.filter(|open| !open.used).map(|open| open.due));
+        let wanted_is_due = is_due(self.wanted.map(|wanted| wanted.at));
+        let idle_is_due = epoch_is_due || wanted_is_due || is_due(self.goes_on_at());
+        match self.step {
+            Step::Idle if idle_is_due => self.begin(Why::Epoch, now),
+            Step::Asked { why, until } | Step::Sent { why, until } if until <= now => {
+                tracing::warn!(verifier = %self.verifier.name, "no answer: asking again");
+                self.tries = self.tries.saturating_add(1);
+                self.begin(why, now)
+            }
+            Step::Asked { why, .. } | Step::Sent { why, .. } if epoch_is_due => self.begin(why, now),
+            Step::Sent { .. } if is_due(self.event_at()) => self.begin(Why::Event, now),
+            _ => None,
+        }
+    }
+
+    /// Begins an attestation, which is also that which was wanted: one message for all.
+    fn begin(&mut self, why: Why, now: Instant) -> Option<Why> {
+        let why = match self.wanted.take() {
+            Some(wanted) if why == Why::Epoch => wanted.why,
+            _ => why,
+        };
+        if self.tries == 0 {
+            (self.furthest, self.setbacks) = (0, 0);
+        }
+        self.unprompted = self.unprompted.max(now + jitter(self.manner.every, DRAWN_FROM));
+        if let Some(nonce) = self.open_nonce(why, now) {
+            self.step = Step::Ready(Make { nonce, why });
+            return None;
+        }
+        if let Some(open) = self.open.as_mut().filter(|open| open.due <= now) {
+            open.used = true;
+        }
+        self.step = Step::Asked { why, until: now + self.wait() };
+        Some(why)
+    }
+
+    /// The open epoch's nonce, where it may be used. An event need not wait for another.
+    fn open_nonce(&self, why: Why, now: Instant) -> Option<Nonce> {
+        let open = self.open.filter(|open| open.is_taken(now) && !self.manner.results_always && self.manner.goes_on)?;
+        let again = why == Why::Event && self.tries == 0;
+        (!open.used || again).then_some(open.nonce)
     }
 
     fn wait(&self) -> Duration {
         jitter(FIRST_WAIT.saturating_mul(1 << self.tries.min(10)).min(LONGEST_WAIT), 0.75)
     }
 
-    /// A request came. Make evidence where this returns what for.
-    pub(crate) fn challenge(&mut self, message: &[u8], now: Instant) -> Result<Option<Make>, Ignored> {
+    /// Keys came. Whether they are new, and have to be kept.
+    pub(crate) fn keys(&mut self, message: &[u8], now: Instant) -> Result<bool, Ignored> {
+        if !self.verifier.take_keys(message)? {
+            return Ok(false);
+        }
+        // A number that somebody with a key of the past made up binds nobody any more.
+        self.newest = 0;
+        if let Some((message, arrival)) = self.early.take()
+            && let Err(error) = self.epoch(&message, arrival, now)
+        {
+            tracing::debug!(verifier = %self.verifier.name, "the epoch that was kept does not count: {error}");
+        }
+        Ok(true)
+    }
+
+    /// An epoch came.
+    pub(crate) fn epoch(&mut self, message: &[u8], arrival: Arrival, now: Instant) -> Result<(), Ignored> {
+        if !self.manner.goes_on {
+            return Ok(());
+        }
+        let opened = self.verifier.open(Purpose::Epoch, message);
+        let epoch: Epoch = opened.inspect_err(|_| {
+            // Keys that open it may be on their way.
+            self.early = Some((message.to_vec(), arrival)).filter(|(message, _)| message.len() <= MAX_EARLY);
+        })?;
+        if epoch.period == 0 {
+            return Err(Ignored::NoEpoch);
+        }
+        if epoch.number <= self.newest {
+            return Err(Ignored::OldEpoch(epoch.number, self.newest));
+        }
+        self.verifier.saw_time(epoch.number)?;
+        self.newest = epoch.number;
+        let open = Open::new(&epoch, self.open.as_ref(), arrival, now);
+        self.unprompted = self.unprompted.max(open.closes + open.period * 2);
+        self.open = Some(open);
+        if let Some(wanted) = self.wanted.as_mut().filter(|wanted| wanted.why == Why::Startup) {
+            wanted.at = wanted.at.min(now);
+        }
+        Ok(())
+    }
+
+    /// A request came.
+    pub(crate) fn challenge(&mut self, message: &[u8], now: Instant) -> Result<(), Ignored> {
         let challenge: Challenge = self.verifier.open(Purpose::Request, message)?;
         if challenge.device() != self.device {
             return Err(Ignored::OtherDevice);
         }
-        // An operator's question is rare; what a verifier asks by itself, and we did not ask for, is answered rarely.
-        let price = if challenge.asked() { 1 } else { UNASKED };
-        if !matches!(self.step, Step::Asked { .. }) && !self.allow(price, now) {
+        // An operator's question is rare, and so is one about evidence; what a verifier asks by itself is answered rarely.
+        let price = if challenge.asked() || self.latest.is_some() { 1 } else { UNASKED };
+        if !matches!(self.step, Step::Asked { .. }) && !self.unasked.take(price, now) {
             return Err(Ignored::TooFast);
         }
-        let why = if challenge.asked() { Why::Request } else { self.why().unwrap_or(Why::Epoch) };
+        let why = if challenge.asked() { Why::Request } else { self.why().unwrap_or(Why::Request) };
         let make = Make { nonce: *challenge.nonce(), why };
-        if matches!(self.step, Step::Making { .. }) {
-            // One at a time, and the latest counts.
+        // It takes the place of the epoch's evidence.
+        if let (Step::Ready(under_way) | Step::Making(under_way), Some(open)) = (self.step, &mut self.open) {
+            open.used |= open.nonce == under_way.nonce;
+        }
+        // One at a time, and the latest counts.
+        if matches!(self.step, Step::Making(_)) {
             self.newer = Some(make);
-            return Ok(None);
+        } else {
+            self.step = Step::Ready(make);
         }
-        Ok(Some(self.make(make)))
+        Ok(())
     }
 
-    const fn make(&mut self, make: Make) -> Make {
-        self.step = Step::Making { nonce: make.nonce, why: make.why };
-        make
+    /// Evidence that has to be made now.
+    pub(crate) fn ready(&mut self, now: Instant) -> Option<Make> {
+        let Step::Ready(make) = self.step else { return None };
+        (self.quotes.next(now) <= now).then_some(make)
     }
 
-    fn allow(&mut self, price: u32, now: Instant) -> bool {
-        let earned = now.saturating_duration_since(self.refilled).as_secs() / REFILL.as_secs();
-        if earned > 0 {
-            self.allowance = self.allowance.saturating_add(u32::try_from(earned).unwrap_or(UNASKED)).min(UNASKED);
-            self.refilled = now;
+    /// The nonce that goes along into a message that is made now for another verifier with this reason.
+    pub(crate) fn goes_along(&mut self, why: Why, now: Instant) -> Option<Nonce> {
+        if !self.connected || self.quotes.next(now) > now {
+            return None;
         }
-        let left = self.allowance.checked_sub(price);
-        self.allowance = left.unwrap_or(self.allowance);
-        left.is_some()
+        match self.step {
+            Step::Ready(make) => (make.why == why).then_some(make.nonce),
+            Step::Idle if why == Why::Epoch && self.wanted.is_none() => self.open_nonce(why, now),
+            _ => None,
+        }
     }
 
-    /// Evidence for `nonce` is there. Send it where this is true.
-    pub(crate) fn made(&mut self, nonce: &Nonce, made: &Made, now: Instant) -> bool {
-        let Step::Making { nonce: expected, why } = self.step else { return false };
-        if *nonce != expected {
-            return false;
+    /// Evidence for `make` is being made.
+    pub(crate) fn making(&mut self, make: Make, now: Instant) {
+        // Whoever asks for more than is left was told so by `ready` and `goes_along`.
+        self.quotes.take(1, now);
+        self.step = Step::Making(make);
+    }
+
+    /// Evidence for `nonce` is there. Send it where this says so.
+    pub(crate) fn made(&mut self, nonce: &Nonce, made: &Made, now: Instant) -> Option<Sending> {
+        let Step::Making(make) = self.step else { return None };
+        if *nonce != make.nonce {
+            return None;
         }
-        let (digest, message, shown) = (made.digest, sha256(&made.message), made.shown);
-        let evidence = Sent { nonce: *nonce, digest, message, shown, at: now };
+        if let Some(newer) = self.newer.take() {
+            self.step = Step::Ready(newer);
+            return None;
+        }
+        let (digest, message, shown, why) = (made.digest, sha256(&made.message), made.shown, make.why);
+        self.latest = Some(Sent { nonce: *nonce, digest, message, shown, why, at: now });
+        let by_epoch = self.open.is_some_and(|open| open.nonce == *nonce);
+        if let Some(open) = &mut self.open {
+            open.used |= by_epoch;
+        }
+        if by_epoch && why == Why::Epoch && !made.attached {
+            (self.step, self.tries) = (Step::Idle, 0);
+            return Some(Sending::Silent);
+        }
         // A result may take a verifier longer than a challenge: it commits first.
-        self.step = Step::Sent { evidence, why, until: now + self.wait() * 2 };
-        true
+        self.step = Step::Sent { why, until: now + self.wait() * 2 };
+        Some(Sending::ToBeAnswered)
     }
 
     /// Evidence could not be made: asked for again after a while.
     pub(crate) fn failed(&mut self, nonce: &Nonce, now: Instant) {
-        if let Step::Making { nonce: expected, why } = self.step
-            && *nonce == expected
+        if let Step::Making(make) = self.step
+            && *nonce == make.nonce
         {
-            self.tries = self.tries.saturating_add(1);
-            self.step = Step::Asked { why, until: now + self.wait() };
+            self.ask_later(make.why, now);
         }
     }
 
-    /// A challenge that came meanwhile. Make evidence for it.
-    pub(crate) fn newer(&mut self) -> Option<Make> {
-        let make = self.newer.take()?;
-        Some(self.make(make))
+    fn ask_later(&mut self, why: Why, now: Instant) {
+        self.tries = self.tries.saturating_add(1);
+        let until = now + self.wait();
+        self.step = Step::Asked { why, until };
+        if let Some(open) = &mut self.open {
+            open.due = open.due.max(until);
+        }
     }
 
     /// A result came.
@@ -250,7 +504,7 @@ impl Exchange {
         if result.device != self.device {
             return Err(Ignored::OtherDevice);
         }
-        let Step::Sent { evidence, why, .. } = &self.step else { return Err(Ignored::NotOurs) };
+        let evidence = self.latest.as_ref().ok_or(Ignored::NotOurs)?;
         if result.nonce != evidence.nonce || result.evidence != evidence.digest {
             return Err(Ignored::NotOurs);
         }
@@ -259,21 +513,26 @@ impl Exchange {
         if now.saturating_duration_since(evidence.at) >= valid {
             return Err(Ignored::Expired);
         }
+        self.verifier.saw_time(result.issued)?;
         let incomplete = result.causes.iter().any(|cause| cause.code == INCOMPLETE);
         let held = Held::after(&result.acknowledged, &evidence.shown, incomplete);
-        let why = *why;
-        if incomplete && self.leads_on(&held) {
-            // The verifier asks for more by itself.
-            self.tries = self.tries.saturating_add(1);
-            self.step = Step::Asked { why, until: now + self.wait() };
-        } else {
-            self.step = Step::Idle;
-            self.tries = 0;
-            if !incomplete {
-                (self.furthest, self.setbacks) = (0, 0);
-            }
-        }
+        let why = evidence.why;
+        self.latest = None;
+        self.judged(incomplete, &held, why, now);
         Ok(Accepted { result, held, incomplete })
+    }
+
+    /// What a result means for the conversation. One that came late interrupts nothing.
+    fn judged(&mut self, incomplete: bool, held: &Held, why: Why, now: Instant) {
+        if !matches!(self.step, Step::Idle | Step::Sent { .. }) {
+            return;
+        }
+        if incomplete && self.leads_on(held) {
+            // The verifier asks for more by itself.
+            self.ask_later(why, now);
+        } else {
+            (self.step, self.tries) = (Step::Idle, 0);
+        }
     }
 
     /// Whether sending more of a log may complete it. A log that does not lead to the quote never will: without a bound,
@@ -291,212 +550,28 @@ impl Exchange {
     /// A refusal came.
     pub(crate) fn refusal(&mut self, message: &[u8], now: Instant) -> Result<Refusal, Ignored> {
         let refusal: Refusal = self.verifier.open(Purpose::Refusal, message)?;
-        let Step::Sent { evidence, why, .. } = &self.step else { return Err(Ignored::NotOurs) };
-        if refusal.message != evidence.message {
-            return Err(Ignored::NotOurs);
+        let evidence = self.latest.take_if(|sent| sent.message == refusal.message).ok_or(Ignored::NotOurs)?;
+        if matches!(self.step, Step::Idle | Step::Sent { .. }) {
+            self.ask_later(evidence.why, now);
         }
-        let why = *why;
-        self.tries = self.tries.saturating_add(1);
-        self.step = Step::Asked { why, until: now + self.wait() };
         Ok(refusal)
-    }
-
-    /// What had to wait for the end of the last attestation. Say hello where this returns why.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<Why> {
-        if matches!(self.step, Step::Idle) { self.connected(now) } else { None }
     }
 
     /// Whether something is under way or has to be done.
     pub(crate) const fn is_busy(&self) -> bool {
         !matches!(self.step, Step::Idle) || self.wanted.is_some()
     }
+
+    /// When the next attestation comes at the latest, if nothing brings one sooner.
+    pub(crate) fn next_check(&self, now: Instant) -> Instant {
+        match (self.wanted, self.open) {
+            (Some(wanted), _) => wanted.at,
+            (None, Some(open)) if !open.used => open.due,
+            (None, Some(open)) if open.is_taken(now) => open.closes + open.period,
+            _ => self.unprompted,
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pinned::testing::Verifier;
-    use evidence::result::{Acknowledged, ResultCause, Tier, TrustVector};
-
-    const DEVICE: DeviceId = DeviceId([9; 32]);
-    const NONCE: Nonce = [1; 32];
-
-    impl Verifier {
-        fn challenge(&self, nonce: Nonce, asked: bool) -> Vec<u8> {
-            self.seal(Purpose::Request, &Challenge::new(DEVICE, nonce, asked))
-        }
-    }
-
-    fn made() -> Made {
-        Made { message: vec![1, 2, 3], digest: [5; 32], shown: Shown::default() }
-    }
-
-    fn result() -> AttestationResult {
-        AttestationResult {
-            issued: 1000,
-            expires: 1300,
-            nonce: NONCE,
-            device: DEVICE,
-            developer: "v1".to_owned(),
-            build: "test".to_owned(),
-            evidence: [5; 32],
-            acknowledged: Acknowledged::default(),
-            status: Tier::Affirming,
-            vector: TrustVector::default(),
-            policy: "p".to_owned(),
-            causes: Vec::new(),
-            tolerated: Vec::new(),
-            release: None,
-        }
-    }
-
-    /// A conversation in which evidence has been sent.
-    fn sent(verifier: &Verifier, now: Instant) -> Exchange {
-        let mut exchange = Exchange::new(verifier.pinned("v1"), DEVICE, now);
-        assert_eq!(exchange.want(Why::Startup, now), Some(Why::Startup));
-        let make = exchange.challenge(&verifier.challenge(NONCE, false), now).unwrap();
-        assert_eq!(make, Some(Make { nonce: NONCE, why: Why::Startup }));
-        assert!(exchange.made(&NONCE, &made(), now));
-        exchange
-    }
-
-    #[test]
-    fn a_result_for_the_last_evidence_of_the_pinned_verifier_counts_once() {
-        let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = sent(&verifier, now);
-        let message = verifier.seal(Purpose::Result, &result());
-        assert_eq!(exchange.result(&message, now).unwrap().result, result());
-        assert_eq!(exchange.result(&message, now), Err(Ignored::NotOurs));
-        assert!(!exchange.is_busy());
-    }
-
-    #[test]
-    fn results_of_others_for_others_of_other_evidence_and_late_ones_do_not_count() {
-        let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = sent(&verifier, now);
-        let forged = Verifier::new().seal(Purpose::Result, &result());
-        assert!(matches!(exchange.result(&forged, now), Err(Ignored::NotTrusted(_))));
-        let wrong_purpose = verifier.seal(Purpose::Refusal, &result());
-        assert!(matches!(exchange.result(&wrong_purpose, now), Err(Ignored::NotTrusted(_))));
-        let others = [
-            (AttestationResult { device: DeviceId([8; 32]), ..result() }, Ignored::OtherDevice),
-            (AttestationResult { nonce: [2; 32], ..result() }, Ignored::NotOurs),
-            (AttestationResult { evidence: [6; 32], ..result() }, Ignored::NotOurs),
-            (AttestationResult { expires: 1000, ..result() }, Ignored::Expired),
-            (AttestationResult { expires: 0, ..result() }, Ignored::Expired),
-        ];
-        for (other, why) in others {
-            assert_eq!(exchange.result(&verifier.seal(Purpose::Result, &other), now), Err(why));
-        }
-        let late = now + Duration::from_secs(300);
-        assert_eq!(exchange.result(&verifier.seal(Purpose::Result, &result()), late), Err(Ignored::Expired));
-        assert_eq!(exchange.result(b"no message", now).map(|_| ()).map_err(|_| ()), Err(()));
-        assert!(exchange.result(&verifier.seal(Purpose::Result, &result()), now).is_ok(), "nothing of it did harm");
-    }
-
-    #[test]
-    fn challenges_nobody_asked_for_are_limited_and_the_latest_is_answered() {
-        let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = Exchange::new(verifier.pinned("v1"), DEVICE, now);
-        let asked = |number: u8| verifier.challenge([number; 32], true);
-        let first = exchange.challenge(&asked(1), now).unwrap().unwrap();
-        assert_eq!(first.why, Why::Request);
-        for number in 2..=4 {
-            assert_eq!(exchange.challenge(&asked(number), now), Ok(None));
-        }
-        assert_eq!(exchange.challenge(&asked(5), now), Err(Ignored::TooFast));
-        assert_eq!(exchange.newer().map(|make| make.nonce), Some([4; 32]));
-        assert!(!exchange.made(&first.nonce, &made(), now), "the older one is not sent");
-        assert!(exchange.challenge(&asked(6), now + REFILL).is_ok());
-    }
-
-    #[test]
-    fn a_challenge_for_another_device_makes_no_evidence() {
-        let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = Exchange::new(verifier.pinned("v1"), DEVICE, now);
-        let other = verifier.seal(Purpose::Request, &Challenge::new(DeviceId([8; 32]), NONCE, true));
-        assert_eq!(exchange.challenge(&other, now), Err(Ignored::OtherDevice));
-        assert!(!exchange.is_busy());
-    }
-
-    #[test]
-    fn without_an_answer_it_asks_again_ever_more_rarely() {
-        let (verifier, mut now) = (Verifier::new(), Instant::now());
-        let mut exchange = sent(&verifier, now);
-        let mut last = Duration::ZERO;
-        for _ in 0..12 {
-            let until = exchange.until().unwrap();
-            assert_eq!(exchange.overdue(now), None);
-            last = until - now;
-            now = until;
-            assert_eq!(exchange.overdue(now), Some(Why::Startup));
-        }
-        assert!((LONGEST_WAIT.mul_f64(0.7)..=LONGEST_WAIT).contains(&last));
-    }
-
-    #[test]
-    fn what_was_under_way_when_the_connection_broke_is_wanted_again() {
-        let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = sent(&verifier, now);
-        exchange.disconnected();
-        assert!(exchange.is_busy() && exchange.until().is_none());
-        assert_eq!(exchange.connected(now), Some(Why::Startup));
-        assert_eq!(exchange.connected(now), None);
-    }
-
-    #[test]
-    fn an_attestation_due_meanwhile_follows_the_present_one() {
-        let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = sent(&verifier, now);
-        assert_eq!(exchange.want(Why::Event, now), None);
-        assert_eq!(exchange.next(now), None);
-        exchange.result(&verifier.seal(Purpose::Result, &result()), now).unwrap();
-        assert_eq!(exchange.next(now), Some(Why::Event));
-    }
-
-    #[test]
-    fn after_an_incomplete_log_the_next_challenge_is_answered_at_once() {
-        let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = sent(&verifier, now);
-        let causes = vec![ResultCause { code: INCOMPLETE.to_owned(), detail: String::new() }];
-        let acknowledged = Acknowledged { runtime: 7, ..Acknowledged::default() };
-        let incomplete = AttestationResult { causes, acknowledged, status: Tier::None, ..result() };
-        let accepted = exchange.result(&verifier.seal(Purpose::Result, &incomplete), now).unwrap();
-        assert!(accepted.incomplete && accepted.held.runtime == 7);
-        let make = exchange.challenge(&verifier.challenge([2; 32], false), now).unwrap();
-        assert_eq!(make, Some(Make { nonce: [2; 32], why: Why::Startup }));
-    }
-
-    #[test]
-    fn a_log_that_leads_nowhere_is_not_sent_round_in_circles() {
-        let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = sent(&verifier, now);
-        // As from a verifier that takes a log up to its end, finds that it misses the quote, and begins anew.
-        let mut rounds = 0;
-        while exchange.is_busy() {
-            let causes = vec![ResultCause { code: INCOMPLETE.to_owned(), detail: String::new() }];
-            let runtime = if rounds % 2 == 0 { 100 } else { 0 };
-            let acknowledged = Acknowledged { runtime, ..Acknowledged::default() };
-            let incomplete = AttestationResult { causes, acknowledged, ..result() };
-            exchange.result(&verifier.seal(Purpose::Result, &incomplete), now).unwrap();
-            if exchange.is_busy() {
-                exchange.challenge(&verifier.challenge(NONCE, false), now).unwrap();
-                assert!(exchange.made(&NONCE, &made(), now));
-            }
-            rounds += 1;
-        }
-        assert_eq!(rounds, 3);
-    }
-
-    #[test]
-    fn a_refusal_counts_for_the_message_that_was_sent_only() {
-        let (verifier, now) = (Verifier::new(), Instant::now());
-        let mut exchange = sent(&verifier, now);
-        let refusal = |message| Refusal { message, code: "envelope.signature".to_owned(), why: "w".to_owned() };
-        let other = verifier.seal(Purpose::Refusal, &refusal([0; 32]));
-        assert_eq!(exchange.refusal(&other, now), Err(Ignored::NotOurs));
-        let ours = verifier.seal(Purpose::Refusal, &refusal(sha256(&made().message)));
-        assert_eq!(exchange.refusal(&ours, now).unwrap().code, "envelope.signature");
-        assert_eq!(exchange.refusal(&ours, now), Err(Ignored::NotOurs));
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use attester::config::Broker;
 use evidence::limits::MAX_MESSAGE;
 use rumqttc::{
@@ -48,6 +48,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(240);
 const CONNECT_WITHIN: u64 = 30;
 /// Room for topic and properties around a message in one packet.
 const PACKET_AROUND_MESSAGE: u32 = 1024;
+/// What a PUBLISH has beside topic and payload: type, length, identifier, no properties (MQTT 5 §3.3).
+const PACKET_HEADER: usize = 16;
 /// Messages that are sent and not acknowledged: a hello and evidence for each of eight verifiers. The library's default
 /// would preallocate 14 MB.
 const IN_FLIGHT: u16 = 16;
@@ -119,7 +121,7 @@ impl Endpoint {
         let mut network = options.network_options();
         network.set_tcp_nodelay(true);
         options.set_network_options(network);
-        Ok(Self { options, filters, place: format!("{}:{}", broker.host, broker.port), turn: None })
+        Ok(Self { options, filters, place: broker.place(), turn: None })
     }
 
     /// Does not connect while another program holds `turn`: a device has one connection at a time, and the broker drops
@@ -141,13 +143,13 @@ impl Endpoint {
     }
 }
 
-/// Takes the turn; it is given back when the file is closed.
-pub(crate) fn take_turn(path: &Path) -> Result<File> {
+/// Locks a file, which it makes where there is none; `None` where another program has it. Unlocked when it is closed.
+pub(crate) fn take_lock(path: &Path) -> Result<Option<File>> {
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("another `attester once` is attesting: wait for it"),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
@@ -181,6 +183,8 @@ pub(crate) enum LinkEvent {
         topic: String,
         /// Its content.
         payload: Vec<u8>,
+        /// Whether the broker had kept it, rather than passed it on.
+        kept: bool,
     },
     /// No connection, for this reason; the next try comes after the pause.
     Down(Trouble, Duration),
@@ -192,14 +196,36 @@ pub(crate) struct Up {
     client: AsyncClient,
     /// Largest message that the broker takes.
     pub(crate) max_message: usize,
+    /// Largest packet that it takes.
+    max_packet: usize,
+}
+
+/// A message that the broker does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message of {bytes} bytes was not sent: the broker takes {limit}; raise its limit for packets to 105 KiB")]
+pub(crate) struct TooLarge {
+    /// The packet's size.
+    bytes: usize,
+    /// What the broker announced.
+    limit: usize,
 }
 
 impl Up {
     /// Hands a message to the connection. It may get lost with it: whoever needs an answer waits for that.
-    pub(crate) fn publish(&self, topic: &impl ToString, payload: Vec<u8>) {
-        if let Err(error) = self.client.try_publish(topic.to_string(), QoS::AtLeastOnce, false, payload) {
+    ///
+    /// # Errors
+    /// A message that the broker would not take. It is set aside: the library would break the connection over it, each
+    /// time anew.
+    pub(crate) fn publish(&self, topic: &impl ToString, payload: Vec<u8>) -> Result<(), TooLarge> {
+        let topic = topic.to_string();
+        let bytes = payload.len() + topic.len() + PACKET_HEADER;
+        if bytes > self.max_packet {
+            return Err(TooLarge { bytes, limit: self.max_packet });
+        }
+        if let Err(error) = self.client.try_publish(topic, QoS::AtLeastOnce, false, payload) {
             tracing::debug!("not sent: {error}");
         }
+        Ok(())
     }
 
     /// Says goodbye to the broker.
@@ -282,16 +308,21 @@ impl Drop for Link {
 
 impl Link {
     /// Connects, and connects again, until it is dropped. Events come in order; who does not take them stops the link.
-    pub(crate) fn open<E>(endpoint: Endpoint, events: mpsc::Sender<E>) -> Self
+    /// `tell` makes the listener's events of them.
+    pub(crate) fn open<E>(
+        endpoint: Endpoint,
+        events: mpsc::Sender<E>,
+        tell: impl Fn(LinkEvent) -> E + Send + Sync + 'static,
+    ) -> Self
     where
-        E: From<LinkEvent> + Send + 'static,
+        E: Send + 'static,
     {
         Self(tokio::spawn(async move {
             let mut pause = FIRST_PAUSE;
             loop {
                 endpoint.wait_for_turn().await;
                 let began = Instant::now();
-                let Err(trouble) = connection(&endpoint, &events).await else { return };
+                let Err(trouble) = connection(&endpoint, &events, &tell).await else { return };
                 if began.elapsed() >= LASTED {
                     pause = FIRST_PAUSE;
                 }
@@ -300,7 +331,7 @@ impl Link {
                     _ => jitter(pause, 0.5),
                 };
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                if events.send(LinkEvent::Down(trouble, wait).into()).await.is_err() {
+                if events.send(tell(LinkEvent::Down(trouble, wait))).await.is_err() {
                     return;
                 }
                 sleep(wait).await;
@@ -310,13 +341,17 @@ impl Link {
 }
 
 /// One connection from its beginning to its end; `Ok` where nobody listens to events any more.
-async fn connection<E: From<LinkEvent>>(endpoint: &Endpoint, events: &mpsc::Sender<E>) -> Result<(), Trouble> {
+async fn connection<E>(
+    endpoint: &Endpoint,
+    events: &mpsc::Sender<E>,
+    tell: &(impl Fn(LinkEvent) -> E + Sync),
+) -> Result<(), Trouble> {
     let (client, mut mqtt) = AsyncClient::new(endpoint.options.clone(), QUEUE);
     let filters = endpoint.filters.iter().map(|filter| Filter::new(filter.as_str(), QoS::AtLeastOnce));
     let place = endpoint.place.as_str();
     let broken = |why: &str| Trouble::Broken { place: place.to_owned(), why: why.to_owned() };
     client.try_subscribe_many(filters).map_err(|error| broken(&error.to_string()))?;
-    let mut up = Up { client, max_message: MAX_MESSAGE };
+    let mut up = Up { client, max_message: MAX_MESSAGE, max_packet: usize::MAX };
     let mut subscribed = false;
     loop {
         // Once subscribed, the library's signs of life tell whether anybody is there.
@@ -325,8 +360,8 @@ async fn connection<E: From<LinkEvent>>(endpoint: &Endpoint, events: &mpsc::Send
         let event = match packet.map_err(|error| diagnose(place, &error))? {
             Packet::ConnAck(connected) => {
                 let limit = connected.properties.and_then(|properties| properties.max_packet_size);
-                let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MAX_MESSAGE);
-                up.max_message = limit.min(MAX_MESSAGE);
+                up.max_packet = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+                up.max_message = up.max_packet.min(MAX_MESSAGE);
                 continue;
             }
             Packet::SubAck(answer) => {
@@ -337,7 +372,7 @@ async fn connection<E: From<LinkEvent>>(endpoint: &Endpoint, events: &mpsc::Send
             Packet::Publish(publish) => message(publish).map_err(broken)?,
             _ => continue,
         };
-        if events.send(event.into()).await.is_err() {
+        if events.send(tell(event)).await.is_err() {
             return Ok(());
         }
     }
@@ -364,7 +399,7 @@ fn message(publish: Publish) -> Result<LinkEvent, &'static str> {
         return Err("the broker uses topic aliases that nobody allowed it");
     }
     let topic = String::from_utf8(publish.topic.to_vec()).map_err(|_| "a topic is not UTF-8")?;
-    Ok(LinkEvent::Message { topic, payload: publish.payload.to_vec() })
+    Ok(LinkEvent::Message { topic, payload: publish.payload.to_vec(), kept: publish.retain })
 }
 
 /// Says what a failure means, and what to do.

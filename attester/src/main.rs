@@ -124,7 +124,6 @@ enum Command {
         json: bool,
     },
     /// Shell completions
-    #[command(hide = true)]
     Completions {
         /// For which shell
         shell: clap_complete::Shell,
@@ -261,12 +260,18 @@ async fn enrol(config: &Config, json: bool, output: &mut Output) -> Result<()> {
     let state = StateDir::open(&config.state_dir)?;
     pinned::check(config)?;
     let worker = Worker::start::<Event>(config, None)?;
-    let enrolled = enrolment::ensure(config, &state, &worker, 0, false).await?;
-    let device = enrolled.device.to_string();
-    if json {
-        return output.json(&serde_json::json!({ "device": device, "already_enrolled": enrolled.before }));
+    let mut device = None;
+    let mut before = true;
+    for broker in 0..config.brokers.len() {
+        let enrolled = enrolment::ensure(config, &state, &worker, broker, false).await?;
+        device = Some(enrolled.device);
+        before &= enrolled.before;
     }
-    output.text(&format!("{}enrolled: {device}\n", if enrolled.before { "already " } else { "" }))
+    let device = device.map(|device| device.to_string()).unwrap_or_default();
+    if json {
+        return output.json(&serde_json::json!({ "device": device, "already_enrolled": before }));
+    }
+    output.text(&format!("{}enrolled: {device}\n", if before { "already " } else { "" }))
 }
 
 fn evidence(config: &Config, nonce: &[String], out: &Path, ak_out: Option<&Path>, bare: bool) -> Result<()> {

@@ -1,10 +1,10 @@
-//! `attester once`: one attestation now; the outcome is the verdict.
+//! `attester once`: one attestation now, with every verifier, each by a challenge of its own; the outcome is the verdict.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use attester::config::Config;
-use evidence::claims::Why;
+use evidence::claims::{DeviceId, Why};
 use serde::Serialize;
 use tokio::{
     sync::mpsc,
@@ -12,14 +12,15 @@ use tokio::{
 };
 
 use crate::{
-    Output,
+    Output, Usage,
     enrolment::ensure,
-    link::{Trouble, take_turn},
+    link::{LinkEvent, Trouble, take_lock},
     session::{EVENTS, Event, News, Session, TURN, endpoint},
     shown,
     state::StateDir,
     status::{Said, Verdict},
-    worker::Worker,
+    told,
+    worker::{Ended, Worker},
 };
 
 /// What is printed with `--json`.
@@ -36,28 +37,17 @@ struct Report {
 pub(crate) async fn once(config: &Config, wait: Duration, json: bool, output: &mut Output) -> Result<u8> {
     let state = StateDir::open(&config.state_dir)?;
     crate::pinned::check(config)?;
-    let _turn = take_turn(&state.path(TURN))?;
+    let Some(_turn) = take_lock(&state.path(TURN))? else { bail!("another `attester once` is attesting: wait for it") };
     let worker = Worker::start::<Event>(config, None)?;
     let deadline = Instant::now() + wait;
-    let enrolled = ensure(config, &state, &worker, 0, false).await?;
-    let (verdicts, problem) = match attest(config, &state, &worker, &enrolled, deadline).await? {
-        Attempt::Ended(verdicts, problem) => (verdicts, problem),
-        Attempt::NotLetIn(trouble) if enrolled.before => {
-            tracing::warn!("{trouble}: enrolling anew");
-            let enrolled = ensure(config, &state, &worker, 0, true).await?;
-            match attest(config, &state, &worker, &enrolled, deadline).await? {
-                Attempt::Ended(verdicts, problem) => (verdicts, problem),
-                Attempt::NotLetIn(trouble) => return Err(trouble.into()),
-            }
-        }
-        Attempt::NotLetIn(trouble) => return Err(trouble.into()),
-    };
+    let attempt = Attempt::new(config, &state, &worker).await?;
+    let device = attempt.device.to_string();
+    let (verdicts, problem) = attempt.run(deadline).await?;
     let worst = verdicts.values().map(|said| said.verdict).max_by_key(|verdict| verdict.weight());
     let verdict = worst.filter(|_| problem.is_none()).unwrap_or(Verdict::Unknown);
     if let Some(problem) = &problem {
         tracing::error!("{problem}");
     }
-    let device = enrolled.device.to_string();
     if json {
         output.json(&Report { device, verdict, verifiers: verdicts, problem })?;
     } else {
@@ -67,64 +57,134 @@ pub(crate) async fn once(config: &Config, wait: Duration, json: bool, output: &m
     Ok(verdict.exit_code())
 }
 
-/// How an attempt ended.
-enum Attempt {
-    /// With what verifiers said, and what is missing.
-    Ended(BTreeMap<String, Said>, Option<String>),
-    /// The broker refused the device.
-    NotLetIn(Trouble),
+/// One attestation with all verifiers.
+struct Attempt<'a> {
+    config: &'a Config,
+    state: &'a StateDir,
+    worker: &'a Worker,
+    session: Session,
+    happening: mpsc::Receiver<Event>,
+    device: DeviceId,
+    /// By broker.
+    ways: Vec<Way>,
+    verdicts: BTreeMap<String, Said>,
+    problem: Option<String>,
 }
 
-async fn attest(
-    config: &Config,
-    state: &StateDir,
-    worker: &Worker,
-    enrolled: &crate::enrolment::Enrolled,
-    deadline: Instant,
-) -> Result<Attempt> {
-    let (events, mut happening) = mpsc::channel(EVENTS);
-    let mut session = Session::open(config, state, worker, enrolled, endpoint(config, enrolled)?, events)?;
-    session.attest(Why::Startup);
-    let mut verdicts = BTreeMap::new();
-    let mut problem = None;
-    let mut connected = false;
-    while session.is_busy() {
-        let retry = session.until().map_or(deadline, Instant::from_std).min(deadline);
-        let event = tokio::select! {
-            event = happening.recv() => event,
-            () = sleep_until(retry) => None,
-        };
-        let Some(event) = event else {
-            if Instant::now() >= deadline {
-                problem.get_or_insert_with(|| late(connected));
-                break;
+/// How far the device came at one broker.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Enrolled at some time.
+    Enrolled,
+    /// Enrolled just now: another enrolment would bring nothing else.
+    JustEnrolled,
+    /// Connected.
+    Connected,
+    /// Given up.
+    Lost,
+}
+
+impl<'a> Attempt<'a> {
+    /// Enrols where that is missing, and connects. A broker that can't be had is given up, as long as there is another.
+    async fn new(config: &'a Config, state: &'a StateDir, worker: &'a Worker) -> Result<Self> {
+        let (events, happening) = mpsc::channel(EVENTS);
+        let device = worker.call(|attester| attester.device()).await?;
+        let session = Session::open(config, state, worker, device, false, events)?;
+        let (ways, verdicts) = (Vec::new(), BTreeMap::new());
+        let mut attempt = Self { config, state, worker, session, happening, device, ways, verdicts, problem: None };
+        for broker in 0..config.brokers.len() {
+            attempt.ways.push(Way::JustEnrolled);
+            if let Err(error) = attempt.enrol(broker, false).await {
+                attempt.give_up(broker, error)?;
             }
-            session.overdue();
-            continue;
-        };
-        connected |= matches!(&event, Event::Link(crate::link::LinkEvent::Up(_)));
-        match session.handle(event) {
+        }
+        attempt.session.attest(Why::Startup);
+        Ok(attempt)
+    }
+
+    async fn enrol(&mut self, broker: usize, renew: bool) -> Result<()> {
+        let enrolled = ensure(self.config, self.state, self.worker, broker, renew).await?;
+        self.ways[broker] = if enrolled.before { Way::Enrolled } else { Way::JustEnrolled };
+        self.session.connect(broker, endpoint(self.config, broker, &enrolled)?);
+        Ok(())
+    }
+
+    /// What is missing at one broker is told at the end; with no other broker left, or where only other usage helps, it
+    /// is the end.
+    fn give_up(&mut self, broker: usize, error: anyhow::Error) -> Result<()> {
+        self.ways[broker] = Way::Lost;
+        let all = self.ways.len() == self.config.brokers.len() && self.ways.iter().all(|way| *way == Way::Lost);
+        if all || error.is::<Usage>() || error.is::<Ended>() {
+            return Err(error);
+        }
+        self.problem.get_or_insert(told(&error));
+        Ok(())
+    }
+
+    /// Waits until each verifier has judged; returns what they said, and what is missing.
+    async fn run(mut self, deadline: Instant) -> Result<(BTreeMap<String, Said>, Option<String>)> {
+        self.session.go_on();
+        while self.session.is_busy(|broker| self.ways[broker] != Way::Lost) {
+            let until = self.session.until().map_or(deadline, Instant::from_std).min(deadline);
+            let event = tokio::select! {
+                event = self.happening.recv() => event,
+                () = sleep_until(until) => None,
+            };
+            match event {
+                Some(event) => {
+                    if !self.act(event).await? {
+                        break;
+                    }
+                }
+                None if Instant::now() >= deadline => {
+                    let connected = self.ways.contains(&Way::Connected);
+                    self.problem.get_or_insert_with(|| late(connected));
+                    break;
+                }
+                None => self.session.go_on(),
+            }
+        }
+        self.session.close().await;
+        Ok((self.verdicts, self.problem))
+    }
+
+    /// Acts on what happened. Whether waiting goes on.
+    async fn act(&mut self, event: Event) -> Result<bool> {
+        if let Event::Link(broker, LinkEvent::Up(_)) = &event {
+            self.ways[*broker] = Way::Connected;
+        }
+        match self.session.handle(event) {
             News::Judged { verifier, said } => {
-                verdicts.insert(verifier, *said);
+                self.verdicts.insert(verifier, *said);
             }
             News::Refused { verifier, refusal } => {
-                problem = Some(format!(
-                    "{verifier} refuses the evidence ({}): {}",
-                    shown(&refusal.code),
-                    shown(&refusal.why)
-                ));
-                break;
+                let (code, why) = (shown(&refusal.code), shown(&refusal.why));
+                self.problem = Some(format!("{verifier} refuses the evidence ({code}): {why}"));
+                return Ok(false);
             }
-            News::Down(trouble, _) if trouble.is_about_credentials() => return Ok(Attempt::NotLetIn(trouble)),
-            // Not reached at all: more patience would not help whoever waits.
-            News::Down(trouble, _) if !connected => return Err(trouble.into()),
+            News::Down(broker, trouble, _) => self.down(broker, trouble).await?,
             News::Failed(error) => return Err(error),
-            News::Down(trouble, _) => tracing::warn!("{trouble}"),
-            News::None | News::Stop => {}
+            News::None | News::Stop | News::Enrolled(..) => {}
         }
+        Ok(true)
     }
-    session.close().await;
-    Ok(Attempt::Ended(verdicts, problem))
+
+    async fn down(&mut self, broker: usize, trouble: Trouble) -> Result<()> {
+        match self.ways[broker] {
+            Way::Enrolled if trouble.is_about_credentials() => {
+                tracing::warn!("{trouble}: enrolling anew");
+                match self.enrol(broker, true).await {
+                    Ok(()) => self.ways[broker] = Way::JustEnrolled,
+                    Err(error) => self.give_up(broker, error)?,
+                }
+            }
+            // Not reached at all: more patience would not help whoever waits.
+            Way::Enrolled | Way::JustEnrolled => self.give_up(broker, trouble.into())?,
+            Way::Connected => tracing::warn!("{trouble}"),
+            Way::Lost => {}
+        }
+        Ok(())
+    }
 }
 
 fn late(connected: bool) -> String {

@@ -45,10 +45,11 @@ pub(crate) struct Shown {
 }
 
 impl Held {
-    /// What counts for evidence with these counters: nothing, where they are of another boot.
-    pub(crate) fn in_boot(&self, counters: &Counters) -> Self {
-        let same = (self.reset, self.restart) == (counters.reset, counters.restart);
-        if same { self.clone() } else { Self::default() }
+    /// What counts for evidence with these counters: nothing, where they are of another boot. A resume from sleep raises
+    /// restartCount too, and all logs go on: `first_restart` is what it was when the runtime log began.
+    pub(crate) fn in_boot(&self, counters: &Counters, first_restart: u32) -> Self {
+        let since_the_log_began = (first_restart..=counters.restart).contains(&self.restart);
+        if self.reset == counters.reset && since_the_log_began { self.clone() } else { Self::default() }
     }
 
     /// Whether this boot log is held.
@@ -116,10 +117,23 @@ mod tests {
     #[test]
     fn another_boot_starts_from_nothing() {
         let held = Held::after(&acknowledged(), &Shown::default(), false);
-        assert_eq!(held.in_boot(&COUNTERS).runtime, 3);
-        for other in [Counters { reset: 8, ..COUNTERS }, Counters { restart: 0, ..COUNTERS }] {
-            assert_eq!(held.in_boot(&other), Held::default());
+        assert_eq!(held.in_boot(&COUNTERS, 1).runtime, 3);
+        // A reset; a restart, which began a new log; counters that went back.
+        for (other, first_restart) in [
+            (Counters { reset: 8, ..COUNTERS }, 1),
+            (Counters { restart: 2, ..COUNTERS }, 2),
+            (Counters { restart: 0, ..COUNTERS }, 0),
+        ] {
+            assert_eq!(held.in_boot(&other, first_restart), Held::default());
         }
+    }
+
+    #[test]
+    fn a_resume_from_sleep_goes_on_where_the_logs_were() {
+        let held = Held::after(&acknowledged(), &Shown::default(), false);
+        let woken = Counters { restart: 3, ..COUNTERS };
+        assert_eq!(held.in_boot(&woken, 1), held);
+        assert_eq!(held.in_boot(&woken, 0), held);
     }
 
     #[test]
@@ -135,6 +149,43 @@ mod tests {
         let shown = Shown { boot_log: Some([1; 32]), pcrs: [2; 32], pcrs_attached: true, boot_log_attached: false };
         let held = Held::after(&acknowledged(), &shown, true);
         assert!(held.has_pcrs(&[2; 32]) && !held.has_boot_log(&[1; 32]));
+    }
+
+    #[test]
+    fn each_verifier_has_positions_of_its_own_and_nothing_else_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let (one, other) = (VerifierKeyId([4; 32]), VerifierKeyId([5; 32]));
+        let behind = Acknowledged { runtime: 1, ..acknowledged() };
+        Positions::keep(&state, &one, Held::after(&acknowledged(), &Shown::default(), false)).unwrap();
+        Positions::keep(&state, &other, Held::after(&behind, &Shown::default(), false)).unwrap();
+        let positions = Positions::load(&state).unwrap();
+        assert_eq!((positions.of(&one).runtime, positions.of(&other).runtime), (3, 1));
+        // An outage of any length leaves this much behind.
+        assert!(std::fs::metadata(state.path(FILE)).unwrap().len() < 1024);
+    }
+
+    #[test]
+    fn a_verifier_restored_from_yesterdays_backup_converges() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let key = VerifierKeyId([4; 32]);
+        let shown = Shown { boot_log: Some([1; 32]), pcrs: [2; 32], ..Shown::default() };
+        let keep = |acknowledged: &Acknowledged, shown: &Shown, incomplete| {
+            Positions::keep(&state, &key, Held::after(acknowledged, shown, incomplete)).unwrap();
+            Positions::load(&state).unwrap().of(&key).in_boot(&COUNTERS, 1)
+        };
+        let today = Acknowledged { runtime: 90, ima: 900, ..acknowledged() };
+        keep(&today, &shown, false);
+        // It holds yesterday's boot, and lacks this one's logs.
+        let yesterday = Acknowledged { reset: 6, restart: 0, runtime: 40, ima: 400, ..acknowledged() };
+        let held = keep(&yesterday, &shown, true);
+        assert_eq!(held, Held::default(), "everything of this boot again");
+        let all = Shown { pcrs_attached: true, boot_log_attached: true, ..shown };
+        assert_eq!(keep(&today, &all, false), Held::after(&today, &all, false));
+        // Or an earlier state of this boot: from there on.
+        let this_morning = Acknowledged { runtime: 40, ima: 400, ..acknowledged() };
+        assert_eq!((keep(&this_morning, &shown, true).runtime, keep(&today, &shown, false).runtime), (40, 90));
     }
 
     #[test]

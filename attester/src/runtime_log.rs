@@ -334,6 +334,12 @@ impl Locked<'_> {
         self.tpm
     }
 
+    /// The TPM's restartCount when the log began. Between that and the present one the device slept, and was not booted.
+    #[must_use]
+    pub fn first_restart(&self) -> u32 {
+        self.log.loaded.boot.as_ref().map_or(u32::MAX, |boot| boot.first_restart)
+    }
+
     /// Number of entries.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -1,14 +1,16 @@
-//! `attester run`: the service. Attests when it starts, in each period, when a verifier asks, and when something new runs.
-//! What the network does, it does not end; it sleeps whenever nothing happens.
+//! `attester run`: the service. Attests when it starts, in each epoch, when a verifier asks, and when something new runs.
+//! What the network does, it does not end; one broker that is away keeps no other waiting; it sleeps whenever nothing
+//! happens.
 
 use std::{
     env,
+    fs::File,
     os::unix::process::CommandExt as _,
     process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use attester::config::Config;
 use evidence::claims::Why;
 use tokio::{
@@ -20,10 +22,11 @@ use tokio::{
 use crate::{
     Usage,
     enrolment::{Enrolled, ensure, expires_soon},
+    link::take_lock,
     session::{EVENTS, Event, News, Session, TURN, endpoint},
     state::{StateDir, jitter},
     told,
-    worker::{Ended, Periods, Worker},
+    worker::{Ended, Worker},
 };
 
 /// First pause after an enrolment that failed; doubled each time. A verifier lets a device try each 5 s.
@@ -32,6 +35,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(15);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// Time between two enrolments because of refused or old certificates.
 const RENEW_EVERY: Duration = Duration::from_secs(600);
+/// File that the service locks while it runs.
+const RUNNING: &str = "running";
 
 /// Set in the environment of a service that enrolled and began anew: it does not do so twice.
 const BEGUN_ANEW: &str = "ATTESTER_BEGUN_ANEW";
@@ -40,20 +45,32 @@ const BEGUN_ANEW: &str = "ATTESTER_BEGUN_ANEW";
 pub(crate) async fn run(config: &Config) -> Result<()> {
     let state = StateDir::open(&config.state_dir)?;
     crate::pinned::check(config)?;
+    let Some(_running) = take_lock(&state.path(RUNNING))? else {
+        bail!("another `attester run` has {}: one service a device", state.path(RUNNING).display())
+    };
     let (events, mut happening) = mpsc::channel(EVENTS);
     stop_on_signals(events.clone())?;
-    let start = || Worker::start(config, Some((Periods::of(config), events.clone())));
+    let start = || Worker::start(config, Some(events.clone()));
     let mut worker = start()?;
     let Some(enrolled) = enrol(config, &state, &worker, &mut happening).await? else { return Ok(()) };
-    if !enrolled.before && env::var_os(BEGUN_ANEW).is_none() {
+    let newly = enrolled.iter().flatten().any(|enrolled| !enrolled.before);
+    if newly && env::var_os(BEGUN_ANEW).is_none() {
         worker.end();
         tracing::warn!("{}; going on with more memory than needed", begin_anew());
         worker = start()?;
     }
-    tracing::info!(device = %enrolled.device, "running");
-    let place = endpoint(config, &enrolled)?.after_others(state.path(TURN));
-    let session = Session::open(config, &state, &worker, &enrolled, place, events)?;
-    serve(config, &state, &worker, session, enrolled, &mut happening).await
+    let Some(device) = enrolled.iter().flatten().map(|enrolled| enrolled.device).next() else { return Ok(()) };
+    tracing::info!(%device, "running");
+    let session = Session::open(config, &state, &worker, device, true, events.clone())?;
+    let renewed = vec![None; enrolled.len()];
+    let mut service = Service { config, state, worker, session, enrolled, renewed, events };
+    service.connect_all();
+    service.serve(&mut happening).await
+}
+
+/// Whether a service runs with this state folder.
+pub(crate) fn is_running(state: &StateDir) -> bool {
+    File::open(state.path(RUNNING)).is_ok_and(|file| file.try_lock_shared().is_err())
 }
 
 /// An enrolment happens once, and takes code and memory (keys of endorsement hierarchies, the TPM library's RSA) that
@@ -69,93 +86,186 @@ fn begin_anew() -> String {
     }
 }
 
-async fn serve(
-    config: &Config,
-    state: &StateDir,
-    worker: &Worker,
-    mut session: Session,
-    mut enrolled: Enrolled,
-    happening: &mut mpsc::Receiver<Event>,
-) -> Result<()> {
-    session.attest(Why::Startup);
-    let mut renewed: Option<Instant> = None;
-    loop {
-        let retry = session.until();
-        let overdue = async {
-            match retry {
-                Some(retry) => sleep_until(retry.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let event = tokio::select! {
-            event = happening.recv() => event,
-            () = overdue => {
-                session.overdue();
-                continue;
-            }
-        };
-        let Some(event) = event else { break };
-        let due = matches!(event, Event::Due(_));
-        let renew = match session.handle(event) {
-            News::Stop => break,
-            News::Failed(error) if error.is::<Ended>() => return Err(error),
-            News::Down(trouble, pause) => {
-                tracing::warn!("{trouble}; trying again in {pause:.1?}");
-                session.keep_status();
-                trouble.is_about_credentials()
-            }
-            _ => due && expires_soon(&enrolled.credentials),
-        };
-        if renew && renewed.is_none_or(|at| at.elapsed() >= RENEW_EVERY) {
-            renewed = Some(Instant::now());
-            let refused = !expires_soon(&enrolled.credentials);
-            match ensure(config, state, worker, 0, refused).await {
-                Ok(new) => {
-                    enrolled = new;
-                    match endpoint(config, &enrolled) {
-                        Ok(place) => session.reconnect(place.after_others(state.path(TURN))),
-                        Err(error) => tracing::error!("{}", told(&error)),
-                    }
-                }
-                Err(error) => tracing::error!("cannot renew the certificate for the broker: {}", told(&error)),
+/// The running service.
+struct Service<'a> {
+    config: &'a Config,
+    state: StateDir,
+    worker: Worker,
+    session: Session,
+    /// By broker; none where the device has not enrolled yet.
+    enrolled: Vec<Option<Enrolled>>,
+    /// By broker, when its certificate was last to be renewed.
+    renewed: Vec<Option<Instant>>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Service<'_> {
+    fn connect_all(&mut self) {
+        for broker in 0..self.enrolled.len() {
+            if self.enrolled[broker].is_some() {
+                self.connect(broker);
+            } else {
+                self.enrol_meanwhile(broker);
             }
         }
     }
-    tracing::info!("ending");
-    session.close().await;
-    Ok(())
+
+    fn connect(&mut self, broker: usize) {
+        let Some(enrolled) = &self.enrolled[broker] else { return };
+        match endpoint(self.config, broker, enrolled) {
+            Ok(place) => self.session.connect(broker, place.after_others(self.state.path(TURN))),
+            Err(error) => tracing::error!("{}", told(&error)),
+        }
+    }
+
+    async fn serve(mut self, happening: &mut mpsc::Receiver<Event>) -> Result<()> {
+        self.session.attest(Why::Startup);
+        loop {
+            let until = self.session.until();
+            let due = async {
+                match until {
+                    Some(until) => sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let event = tokio::select! {
+                event = happening.recv() => event,
+                () = due => {
+                    self.session.go_on();
+                    self.renew_what_is_old();
+                    continue;
+                }
+            };
+            let Some(event) = event else { break };
+            match self.session.handle(event) {
+                News::Stop => break,
+                News::Failed(error) if error.is::<Ended>() => return Err(error),
+                News::Down(broker, trouble, pause) => {
+                    tracing::warn!("{trouble}; trying again in {pause:.1?}");
+                    self.session.keep_status();
+                    if trouble.is_about_credentials() {
+                        self.renew(broker, true);
+                    }
+                }
+                News::Enrolled(broker, enrolled) => self.enrolled(broker, enrolled)?,
+                _ => {}
+            }
+        }
+        tracing::info!("ending");
+        self.session.close().await;
+        Ok(())
+    }
+
+    fn enrolled(&mut self, broker: usize, enrolled: Result<Enrolled>) -> Result<()> {
+        match enrolled {
+            Ok(enrolled) => {
+                self.enrolled[broker] = Some(enrolled);
+                self.connect(broker);
+            }
+            Err(error) if error.is::<Ended>() => return Err(error),
+            Err(error) => tracing::error!("no new certificate for the broker: {}", told(&error)),
+        }
+        Ok(())
+    }
+
+    fn renew_what_is_old(&mut self) {
+        for broker in 0..self.enrolled.len() {
+            if self.enrolled[broker].as_ref().is_some_and(|enrolled| expires_soon(&enrolled.credentials)) {
+                self.renew(broker, false);
+            }
+        }
+    }
+
+    /// Enrols once more, beside what else goes on.
+    fn renew(&mut self, broker: usize, refused: bool) {
+        if self.renewed[broker].is_some_and(|at| at.elapsed() < RENEW_EVERY) {
+            return;
+        }
+        self.renewed[broker] = Some(Instant::now());
+        let (config, state, worker) = (self.config.clone(), self.state.clone(), self.worker.clone());
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let enrolled = ensure(&config, &state, &worker, broker, refused).await;
+            // Nobody listens any more: the program ends.
+            drop(events.send(Event::Enrolled(broker, enrolled)).await);
+        });
+    }
+
+    /// Enrols at a broker, however long it takes, beside what else goes on.
+    fn enrol_meanwhile(&self, broker: usize) {
+        let (config, state, worker) = (self.config.clone(), self.state.clone(), self.worker.clone());
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            let enrolled = loop {
+                let wait = jitter(pause, 0.5);
+                tokio::time::sleep(wait).await;
+                match ensure(&config, &state, &worker, broker, false).await {
+                    Err(error) if !error.is::<Usage>() && !error.is::<Ended>() => {
+                        tracing::error!(broker = config.brokers[broker].place(), "not enrolled: {}", told(&error));
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                    }
+                    end => break end,
+                }
+            };
+            // Nobody listens any more: the program ends.
+            drop(events.send(Event::Enrolled(broker, enrolled)).await);
+        });
+    }
 }
 
-/// Enrols, however long it takes; nothing where the program was told to end.
+/// Enrols at each broker in turn, and goes on when it succeeded at one, however long that takes; nothing where the program
+/// was told to end.
 async fn enrol(
     config: &Config,
     state: &StateDir,
     worker: &Worker,
     happening: &mut mpsc::Receiver<Event>,
-) -> Result<Option<Enrolled>> {
+) -> Result<Option<Vec<Option<Enrolled>>>> {
     let mut pause = FIRST_PAUSE;
     loop {
         let attempt = async {
-            let error = match ensure(config, state, worker, 0, false).await {
-                Ok(enrolled) => return Ok(enrolled),
-                Err(error) if error.is::<Usage>() || error.is::<Ended>() => return Err(Some(error)),
-                Err(error) => error,
-            };
+            let (enrolled, error) = enrol_once(config, state, worker).await?;
+            if enrolled.iter().any(Option::is_some) {
+                return Ok(Some(enrolled));
+            }
             let wait = jitter(pause, 0.5);
-            tracing::error!("not enrolled: {}; trying again in {} s", told(&error), wait.as_secs());
+            if let Some(error) = error {
+                tracing::error!("not enrolled: {}; trying again in {} s", told(&error), wait.as_secs());
+            }
             tokio::time::sleep(wait).await;
-            Err(None)
+            anyhow::Ok(None)
         };
         tokio::select! {
-            result = attempt => match result {
-                Ok(enrolled) => return Ok(Some(enrolled)),
-                Err(Some(error)) => return Err(error),
-                Err(None) => pause = (pause * 2).min(LONGEST_PAUSE),
+            enrolled = attempt => match enrolled? {
+                Some(enrolled) => return Ok(Some(enrolled)),
+                None => pause = (pause * 2).min(LONGEST_PAUSE),
             },
             // What is due meanwhile is covered by the attestation at the start.
             () = stopped(happening) => return Ok(None),
         }
     }
+}
+
+/// By broker, the enrolment; and why the last one that failed did.
+async fn enrol_once(
+    config: &Config,
+    state: &StateDir,
+    worker: &Worker,
+) -> Result<(Vec<Option<Enrolled>>, Option<anyhow::Error>)> {
+    let mut enrolled = Vec::with_capacity(config.brokers.len());
+    let mut failed = None;
+    for broker in 0..config.brokers.len() {
+        match ensure(config, state, worker, broker, false).await {
+            Ok(done) => enrolled.push(Some(done)),
+            Err(error) if error.is::<Usage>() || error.is::<Ended>() => return Err(error),
+            Err(error) => {
+                enrolled.push(None);
+                failed = Some(error);
+            }
+        }
+    }
+    Ok((enrolled, failed))
 }
 
 async fn stopped(happening: &mut mpsc::Receiver<Event>) {

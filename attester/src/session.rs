@@ -1,7 +1,11 @@
-//! What `run` and `once` have in common: in go events of link, worker and clock, out go hellos and evidence, and what the
+//! What `run` and `once` have in common: in go events of links, worker and clock, out go hellos and evidence, and what the
 //! verifiers said. One thread; nothing here waits for the TPM, and every queue is bounded.
+//!
+//! Verifiers are independent of each other, and some share a broker. One quote is made at a time: whose turn is next goes
+//! round, and whoever holds the same log positions goes along in the same message.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,54 +14,43 @@ use anyhow::Result;
 use attester::config::Config;
 use evidence::{
     challenge::{Hello, Refusal},
-    claims::{DeviceId, Nonce, Nonces, Why},
-    topic::{DownKind, DownTopic, UpTopic},
-    verifier_message::VerifierKeyId,
+    claims::{DeviceId, Nonces, Why},
+    limits::{MAX_MESSAGE, MAX_NONCES},
+    topic::{BroadcastTopic, DownKind, DownTopic, Name, UpTopic},
 };
 use tokio::sync::mpsc;
 
 use crate::{
     attest::{Attach, Made},
     enrolment::Enrolled,
-    exchange::{Accepted, Exchange, Ignored, Make},
+    exchange::{Accepted, Arrival, Exchange, Ignored, Make, Manner, Sending},
     link::{Endpoint, Link, LinkEvent, Trouble, Up},
     pinned::Pinned,
     positions::Positions,
     shown,
     state::StateDir,
-    status::{Said, Status, timestamp, unix_now},
+    status::{Said, Status, unix_now},
     told,
     worker::{Due, Worker},
 };
 
-/// File that `attester once` locks while it has the device's connection.
+/// File that `attester once` locks while it has the device's connections.
 pub(crate) const TURN: &str = "turn";
 /// Events that wait: messages of eight verifiers, and the worker's.
 pub(crate) const EVENTS: usize = 32;
 
 /// What can happen.
 pub(crate) enum Event {
-    /// On the link.
-    Link(LinkEvent),
-    /// An attestation is due.
+    /// On the link to a broker.
+    Link(usize, LinkEvent),
+    /// Word from the worker.
     Due(Due),
     /// Evidence was made, or not.
-    Made {
-        /// For which verifier.
-        verifier: VerifierKeyId,
-        /// For which nonce.
-        nonce: Nonce,
-        /// The message.
-        made: Result<Arc<Made>>,
-    },
+    Made(Result<Arc<Made>>),
+    /// Enrolled at a broker, or not.
+    Enrolled(usize, Result<Enrolled>),
     /// The program shall end.
     Stop,
-}
-
-impl From<LinkEvent> for Event {
-    fn from(event: LinkEvent) -> Self {
-        Self::Link(event)
-    }
 }
 
 impl From<Due> for Event {
@@ -84,108 +77,120 @@ pub(crate) enum News {
         /// Why.
         refusal: Refusal,
     },
-    /// No connection; the next try comes after the pause.
-    Down(Trouble, Duration),
+    /// No connection to a broker; the next try comes after the pause.
+    Down(usize, Trouble, Duration),
     /// Evidence could not be made.
     Failed(anyhow::Error),
+    /// Enrolled at a broker, or not.
+    Enrolled(usize, Result<Enrolled>),
     /// The program shall end.
     Stop,
 }
 
-/// The conversations with all verifiers over one link.
+/// The way to one broker.
+struct Line {
+    place: String,
+    link: Option<Link>,
+    up: Option<Up>,
+}
+
+/// The conversations with all verifiers.
 pub(crate) struct Session {
     state: StateDir,
     worker: Worker,
     device: DeviceId,
     exchanges: Vec<Exchange>,
-    link: Link,
-    up: Option<Up>,
+    /// By the broker's index in the configuration.
+    lines: Vec<Line>,
+    /// For whom evidence is being made, and what for.
+    making: Vec<(usize, Make)>,
+    /// Whose turn it is first.
+    first: usize,
     events: mpsc::Sender<Event>,
     status: Status,
-    attest_every: Duration,
 }
 
 impl Session {
-    /// Connects as the enrolled device.
+    /// Nothing connected yet. `goes_on`: the device attests of its own accord, again and again.
     pub(crate) fn open(
         config: &Config,
         state: &StateDir,
         worker: &Worker,
-        enrolled: &Enrolled,
-        endpoint: Endpoint,
+        device: DeviceId,
+        goes_on: bool,
         events: mpsc::Sender<Event>,
     ) -> Result<Self> {
-        let pinned = Pinned::all(config, state)?;
-        let link = Link::open(endpoint, events.clone());
         let now = Instant::now();
-        let exchange = |verifier: Pinned| Exchange::new(verifier, enrolled.device, now);
-        let exchanges: Vec<_> = pinned.into_iter().map(exchange).collect();
+        let manner = Manner { every: config.attest_every, results_always: config.results_always, goes_on };
+        let exchange = |verifier: Pinned| Exchange::new(verifier, device, manner, now);
+        let exchanges: Vec<_> = Pinned::all(config, state)?.into_iter().map(exchange).collect();
+        let line = |broker: &attester::config::Broker| Line { place: broker.place(), link: None, up: None };
+        let lines: Vec<_> = config.brokers.iter().map(line).collect();
         let mut status = Status::load(state)?;
-        let device = enrolled.device.to_string();
-        status
-            .verifiers
-            .retain(|name, _| status.device == device && exchanges.iter().any(|e| e.verifier.name.as_str() == name));
-        status.device = device;
-        Ok(Self {
-            state: state.clone(),
-            worker: worker.clone(),
-            device: enrolled.device,
-            exchanges,
-            link,
-            up: None,
-            events,
-            status,
-            attest_every: config.attest_every,
-        })
+        let is_verifier = |name: &str| exchanges.iter().any(|exchange| exchange.verifier.name.as_str() == name);
+        status.begin(&device.to_string(), is_verifier, lines.iter().map(|line| line.place.as_str()));
+        for exchange in &exchanges {
+            let broker = &lines[exchange.verifier.broker].place;
+            status.knows_keys(exchange.verifier.name.as_str(), broker, exchange.verifier.keys());
+        }
+        let (state, worker) = (state.clone(), worker.clone());
+        Ok(Self { state, worker, device, exchanges, lines, making: Vec::new(), first: 0, events, status })
     }
 
-    /// Connects anew, with new credentials.
-    pub(crate) fn reconnect(&mut self, endpoint: Endpoint) {
-        self.down();
-        self.link = Link::open(endpoint, self.events.clone());
+    /// Connects to a broker, anew where there was a connection.
+    pub(crate) fn connect(&mut self, broker: usize, endpoint: Endpoint) {
+        self.down(broker);
+        let tell = move |event| Event::Link(broker, event);
+        self.lines[broker].link = Some(Link::open(endpoint, self.events.clone(), tell));
     }
 
     /// An attestation is due, with all verifiers.
     pub(crate) fn attest(&mut self, why: Why) {
         let now = Instant::now();
-        for exchange in &mut self.exchanges {
-            let hello = if self.up.is_some() { exchange.want(why, now) } else { exchange.want_later(why) };
-            hello_if(self.up.as_ref(), self.device, exchange, hello);
-        }
-        self.status.next_check = Some(timestamp((unix_now() + self.attest_every).as_secs()));
+        self.exchanges.iter_mut().for_each(|exchange| exchange.want(why, now));
     }
 
-    /// When [`Self::overdue`] has to be called, if nothing happens before.
-    pub(crate) fn until(&self) -> Option<Instant> {
-        self.up.as_ref()?;
-        self.exchanges.iter().filter_map(Exchange::until).min()
+    /// When [`Self::go_on`] has to be called, if nothing happens before.
+    pub(crate) fn until(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        self.exchanges.iter_mut().filter_map(|exchange| exchange.until(now)).min()
     }
 
-    /// Asks again where no answer came.
-    pub(crate) fn overdue(&mut self) {
+    /// Does what is due.
+    pub(crate) fn go_on(&mut self) {
         let now = Instant::now();
         for exchange in &mut self.exchanges {
-            let hello = exchange.overdue(now);
-            hello_if(self.up.as_ref(), self.device, exchange, hello);
+            if let Some(why) = exchange.turn(now)
+                && let Some(up) = &self.lines[exchange.verifier.broker].up
+            {
+                tracing::debug!(verifier = %exchange.verifier.name, why = why.name(), "hello");
+                let topic = UpTopic::Hello(self.device, exchange.verifier.name.clone());
+                publish(up, &topic, evidence::cbor::encode(&Hello::new(why)));
+            }
         }
+        self.make_next(now);
     }
 
-    /// Whether some verifier owes a result.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.exchanges.iter().any(Exchange::is_busy)
+    /// Whether some verifier at the brokers that count owes a result.
+    pub(crate) fn is_busy(&self, counts: impl Fn(usize) -> bool) -> bool {
+        self.exchanges.iter().any(|exchange| exchange.is_busy() && counts(exchange.verifier.broker))
     }
 
     /// Keeps the status for `attester status`.
     pub(crate) fn keep_status(&mut self) {
+        let now = Instant::now();
         self.status.backlog = self.exchanges.iter().filter(|exchange| exchange.is_busy()).count();
+        let next = self.exchanges.iter().map(|exchange| exchange.next_check(now)).min();
+        self.status.next_check_at(next.map(|next| unix_now() + next.saturating_duration_since(now)));
         self.status.keep(&self.state);
     }
 
-    /// Says goodbye to the broker.
+    /// Says goodbye to the brokers.
     pub(crate) async fn close(mut self) {
-        if let Some(up) = self.up.take() {
-            up.disconnect();
-            // The link's task has to run once for the packet to leave.
+        let up: Vec<_> = self.lines.iter_mut().filter_map(|line| line.up.take()).collect();
+        up.iter().for_each(Up::disconnect);
+        if !up.is_empty() {
+            // The links' tasks have to run once for the packets to leave.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self.keep_status();
@@ -193,150 +198,251 @@ impl Session {
 
     /// Acts on an event.
     pub(crate) fn handle(&mut self, event: Event) -> News {
-        match event {
-            Event::Link(LinkEvent::Up(up)) => {
-                tracing::info!("connected");
-                self.up = Some(up);
-                self.status.trouble = None;
-                let now = Instant::now();
-                for exchange in &mut self.exchanges {
-                    let hello = exchange.connected(now);
-                    hello_if(self.up.as_ref(), self.device, exchange, hello);
-                }
+        let news = match event {
+            Event::Link(broker, LinkEvent::Up(up)) => {
+                self.up(broker, up);
                 News::None
             }
-            Event::Link(LinkEvent::Down(trouble, pause)) => {
-                self.down();
-                self.status.trouble = Some(trouble.to_string());
-                News::Down(trouble, pause)
+            Event::Link(broker, LinkEvent::Down(trouble, pause)) => {
+                self.down(broker);
+                self.status.disconnected(&self.lines[broker].place, trouble.to_string());
+                News::Down(broker, trouble, pause)
             }
-            Event::Link(LinkEvent::Message { topic, payload }) => self.message(&topic, &payload),
-            Event::Due(Due(why)) => {
-                self.attest(why);
+            Event::Link(broker, LinkEvent::Message { topic, payload, kept }) => {
+                self.message(broker, &topic, &payload, kept)
+            }
+            Event::Due(Due::New) => {
+                self.attest(Why::Event);
                 News::None
             }
-            Event::Made { verifier, nonce, made } => self.made(&verifier, &nonce, made),
+            Event::Due(Due::Failed(why)) => {
+                self.alarm(format!("what runs cannot be measured: {why}"));
+                News::None
+            }
+            Event::Made(made) => self.made(made),
+            Event::Enrolled(broker, enrolled) => News::Enrolled(broker, enrolled),
             Event::Stop => News::Stop,
-        }
-    }
-
-    fn down(&mut self) {
-        self.up = None;
-        self.exchanges.iter_mut().for_each(Exchange::disconnected);
-    }
-
-    fn message(&mut self, topic: &str, payload: &[u8]) -> News {
-        let Some(DownTopic::Device(device, name, kind)) = DownTopic::parse(topic) else {
-            tracing::debug!("a message on an unknown topic");
-            return News::None;
         };
-        let named = |exchange: &Exchange| device == self.device && exchange.verifier.name == name;
+        self.go_on();
+        news
+    }
+
+    fn up(&mut self, broker: usize, up: Up) {
+        let line = &mut self.lines[broker];
+        tracing::info!(broker = line.place, "connected");
+        self.status.connected(&line.place);
+        line.up = Some(up);
+        let now = Instant::now();
+        self.at(broker).for_each(|exchange| exchange.connected(now));
+    }
+
+    fn down(&mut self, broker: usize) {
+        self.lines[broker].up = None;
+        let now = Instant::now();
+        self.at(broker).for_each(|exchange| exchange.disconnected(now));
+    }
+
+    /// The conversations over one broker.
+    fn at(&mut self, broker: usize) -> impl Iterator<Item = &mut Exchange> {
+        self.exchanges.iter_mut().filter(move |exchange| exchange.verifier.broker == broker)
+    }
+
+    /// Nothing is reported that is not measured: that it is so is seen here, and by the verifiers' missing it.
+    fn alarm(&mut self, what: String) {
+        tracing::error!("{what}");
+        self.status.alarm(what);
+        self.keep_status();
+    }
+
+    fn message(&mut self, broker: usize, topic: &str, payload: &[u8], kept: bool) -> News {
+        let (name, down) = match (BroadcastTopic::parse(topic), DownTopic::parse(topic)) {
+            (Some(BroadcastTopic::Epoch(name)), _) => (name, Incoming::Epoch(kept)),
+            (Some(BroadcastTopic::Keys(name)), _) => (name, Incoming::Keys),
+            (_, Some(DownTopic::Device(device, name, kind))) if device == self.device => (name, Incoming::Down(kind)),
+            _ => {
+                tracing::debug!("a message on an unknown topic");
+                return News::None;
+            }
+        };
+        // A verifier speaks at its own broker, and nobody in its name at another.
+        let named = |exchange: &Exchange| exchange.verifier.broker == broker && exchange.verifier.name == name;
         let Some(index) = self.exchanges.iter().position(named) else { return News::None };
-        let handled = match kind {
-            DownKind::Request => self.challenge(index, payload),
-            DownKind::Result => self.result(index, payload),
-            DownKind::Refusal => self.refusal(index, payload),
+        let now = Instant::now();
+        if !self.exchanges[index].listens(now) {
+            tracing::debug!(verifier = %name, "more messages than are looked at");
+            return News::None;
+        }
+        let handled = match down {
+            Incoming::Keys => self.keys(index, payload, now),
+            Incoming::Epoch(kept) => self.epoch(index, payload, kept, now),
+            Incoming::Down(DownKind::Request) => self.exchanges[index].challenge(payload, now).map(|()| News::None),
+            Incoming::Down(DownKind::Result) => self.result(index, payload, now),
+            Incoming::Down(DownKind::Refusal) => self.refusal(index, payload, now),
         };
         handled.unwrap_or_else(|ignored| {
-            tracing::debug!(verifier = %name, ?kind, "ignored: {ignored}");
+            tracing::debug!(verifier = %name, ?down, "ignored: {ignored}");
             News::None
         })
     }
 
-    fn challenge(&mut self, index: usize, payload: &[u8]) -> Result<News, Ignored> {
-        if let Some(make) = self.exchanges[index].challenge(payload, Instant::now())? {
-            self.make(index, make);
+    fn keys(&mut self, index: usize, payload: &[u8], now: Instant) -> Result<News, Ignored> {
+        let exchange = &mut self.exchanges[index];
+        let new = exchange.keys(payload, now).inspect_err(|ignored| {
+            tracing::warn!(verifier = %exchange.verifier.name, "its keys do not count: {ignored}");
+        })?;
+        if new {
+            let verifier = &mut exchange.verifier;
+            tracing::info!(verifier = %verifier.name, sequence = verifier.keys().map(|(sequence, _)| sequence), "keys");
+            self.status.knows_keys(verifier.name.as_str(), &self.lines[verifier.broker].place, verifier.keys());
+            self.keep_trust(index);
+            self.keep_status();
         }
         Ok(News::None)
     }
 
-    fn result(&mut self, index: usize, payload: &[u8]) -> Result<News, Ignored> {
-        let now = Instant::now();
+    fn epoch(&mut self, index: usize, payload: &[u8], kept: bool, now: Instant) -> Result<News, Ignored> {
+        let arrival = if kept { Arrival::Kept(unix_now().as_secs()) } else { Arrival::Live };
+        self.exchanges[index].epoch(payload, arrival, now)?;
+        if self.exchanges[index].verifier.time_moved() {
+            self.keep_trust(index);
+        }
+        Ok(News::None)
+    }
+
+    fn keep_trust(&mut self, index: usize) {
+        if let Err(error) = self.exchanges[index].verifier.keep(&self.state) {
+            tracing::warn!("{}", told(&error));
+        }
+    }
+
+    fn result(&mut self, index: usize, payload: &[u8], now: Instant) -> Result<News, Ignored> {
         let exchange = &mut self.exchanges[index];
         let Accepted { result, held, incomplete } = exchange.result(payload, now)?;
         if let Err(error) = Positions::keep(&self.state, &exchange.verifier.id, held) {
             tracing::warn!("{}", told(&error));
         }
-        let hello = exchange.next(now);
-        hello_if(self.up.as_ref(), self.device, exchange, hello);
         let verifier = exchange.verifier.name.to_string();
         let said = Said::from_result(&result);
         tracing::info!(%verifier, verdict = said.verdict.name(), expires = %said.expires, incomplete, "judged");
         for cause in &said.causes {
             tracing::info!(%verifier, "{}: {}", cause.code, shown(&cause.detail));
         }
-        self.status.verifiers.insert(verifier.clone(), said.clone());
+        self.status.judged(&verifier, said.clone());
         self.keep_status();
         Ok(News::Judged { verifier, said: Box::new(said) })
     }
 
-    fn refusal(&mut self, index: usize, payload: &[u8]) -> Result<News, Ignored> {
+    fn refusal(&mut self, index: usize, payload: &[u8], now: Instant) -> Result<News, Ignored> {
         let exchange = &mut self.exchanges[index];
-        let refusal = exchange.refusal(payload, Instant::now())?;
+        let refusal = exchange.refusal(payload, now)?;
         let verifier = exchange.verifier.name.to_string();
         tracing::warn!(%verifier, code = shown(&refusal.code), "refused: {}", shown(&refusal.why));
         Ok(News::Refused { verifier, refusal })
     }
 
-    /// Has evidence made; it comes back as an event.
-    fn make(&self, index: usize, Make { nonce, why }: Make) {
-        let verifier = self.exchanges[index].verifier.id;
-        let max_message = self.up.as_ref().map_or(0, |up| up.max_message);
+    /// Has the next evidence made, for one verifier and all that go along; it comes back as an event.
+    fn make_next(&mut self, now: Instant) {
+        if !self.making.is_empty() {
+            return;
+        }
+        let count = self.exchanges.len();
+        let ready = |at: usize| Some((at, self.exchanges[at].ready(now)?));
+        let Some((leader, make)) = (0..count).map(|nth| (self.first + nth) % count).find_map(ready) else { return };
+        self.first = leader + 1;
         // Read anew each time: another program of this device may have attested meanwhile.
-        let held = Positions::load(&self.state).map(|positions| positions.of(&verifier)).unwrap_or_default();
-        let attach = Attach::Missing(held, max_message);
+        let positions = Positions::load(&self.state).unwrap_or_default();
+        let held = positions.of(&self.exchanges[leader].verifier.id);
+        let mut members = vec![(leader, make)];
+        for (at, exchange) in self.exchanges.iter_mut().enumerate() {
+            if at != leader
+                && members.len() < MAX_NONCES
+                && positions.of(&exchange.verifier.id) == held
+                && let Some(nonce) = exchange.goes_along(make.why, now)
+                && members.iter().all(|(_, member)| member.nonce != nonce)
+            {
+                members.push((at, Make { nonce, why: make.why }));
+            }
+        }
+        for (at, make) in &members {
+            self.exchanges[*at].making(*make, now);
+        }
+        let nonces = members.iter().map(|(_, make)| make.nonce).collect();
+        let limit = |(at, _): &(usize, Make)| self.lines[self.exchanges[*at].verifier.broker].up.as_ref();
+        let max_message = members.iter().filter_map(limit).map(|up| up.max_message).min().unwrap_or(MAX_MESSAGE);
         let (worker, events) = (self.worker.clone(), self.events.clone());
+        self.making = members;
         tokio::spawn(async move {
             let made = worker.call(move |attester| {
-                let nonces = Nonces::new(vec![nonce]).ok_or_else(|| anyhow::anyhow!("one nonce"))?;
-                attester.evidence(nonces, why, &attach)
+                let nonces = Nonces::new(nonces).ok_or_else(|| anyhow::anyhow!("one to eight nonces"))?;
+                attester.evidence(nonces, make.why, &Attach::Missing(held, max_message))
             });
             let made = made.await.and_then(|made| made).map(Arc::new);
             // Nobody listens any more: the program ends.
-            drop(events.send(Event::Made { verifier, nonce, made }).await);
+            drop(events.send(Event::Made(made)).await);
         });
     }
 
-    fn made(&mut self, verifier: &VerifierKeyId, nonce: &Nonce, made: Result<Arc<Made>>) -> News {
+    fn made(&mut self, made: Result<Arc<Made>>) -> News {
         let now = Instant::now();
-        let Some(index) = self.exchanges.iter().position(|exchange| exchange.verifier.id == *verifier) else {
-            return News::None;
-        };
-        if let Some(make) = self.exchanges[index].newer() {
-            self.make(index, make);
-            return News::None;
-        }
-        match made {
-            Ok(made) => {
-                if self.exchanges[index].made(nonce, &made, now)
-                    && let Some(up) = &self.up
-                {
-                    tracing::debug!(bytes = made.message.len(), "evidence");
-                    up.publish(&UpTopic::Evidence(self.device), made.message.clone());
-                }
-                News::None
-            }
+        let members = std::mem::take(&mut self.making);
+        let made = match made {
+            Ok(made) => made,
             Err(error) => {
-                tracing::error!("no evidence: {}", told(&error));
-                self.exchanges[index].failed(nonce, now);
-                News::Failed(error)
+                for (at, make) in members {
+                    self.exchanges[at].failed(&make.nonce, now);
+                }
+                self.alarm(format!("no evidence: {}", told(&error)));
+                return News::Failed(error);
+            }
+        };
+        self.status.all_clear();
+        let mut brokers = BTreeSet::new();
+        let mut silent = Vec::new();
+        for (at, make) in members {
+            let exchange = &mut self.exchanges[at];
+            let sending = exchange.made(&make.nonce, &made, now);
+            brokers.extend(sending.map(|_| exchange.verifier.broker));
+            silent
+                .extend(sending.filter(|sending| *sending == Sending::Silent).map(|_| exchange.verifier.name.clone()));
+        }
+        for broker in brokers {
+            if let Some(up) = &self.lines[broker].up {
+                tracing::debug!(bytes = made.message.len(), broker = self.lines[broker].place, "evidence");
+                publish(up, &UpTopic::Evidence(self.device), made.message.clone());
             }
         }
+        if !silent.is_empty() {
+            silent.iter().for_each(|name: &Name| self.status.silent(name.as_str()));
+            self.keep_status();
+        }
+        News::None
     }
 }
 
-/// Where and as whom an enrolled device connects.
-pub(crate) fn endpoint(config: &Config, enrolled: &Enrolled) -> Result<Endpoint> {
-    let (broker, pinned) = (&config.brokers[0], crate::pinned::check(config)?);
-    let device = enrolled.device.to_string();
-    let filters = pinned.iter().map(|verifier| format!("cs/1/{device}/down/{}/+", verifier.name)).collect();
-    Endpoint::new(broker, &device, &enrolled.credentials, filters)
+/// What a verifier's message is.
+#[derive(Debug, Clone, Copy)]
+enum Incoming {
+    Keys,
+    Epoch(bool),
+    Down(DownKind),
 }
 
-fn hello_if(up: Option<&Up>, device: DeviceId, exchange: &Exchange, why: Option<Why>) {
-    if let (Some(up), Some(why)) = (up, why) {
-        tracing::debug!(verifier = %exchange.verifier.name, why = why.name(), "hello");
-        let hello = evidence::cbor::encode(&Hello::new(why));
-        up.publish(&UpTopic::Hello(device, exchange.verifier.name.clone()), hello);
+/// Where and as whom an enrolled device connects to one of its brokers.
+pub(crate) fn endpoint(config: &Config, broker: usize, enrolled: &Enrolled) -> Result<Endpoint> {
+    let device = enrolled.device.to_string();
+    let mut filters = Vec::new();
+    for verifier in crate::pinned::check(config)?.into_iter().filter(|verifier| verifier.broker == broker) {
+        let name = verifier.name;
+        // Keys first: what else comes is opened with them.
+        filters.push(BroadcastTopic::Keys(name.clone()).to_string());
+        filters.push(format!("cs/1/{device}/down/{name}/+"));
+        filters.push(BroadcastTopic::Epoch(name).to_string());
+    }
+    Endpoint::new(&config.brokers[broker], &device, &enrolled.credentials, filters)
+}
+
+fn publish(up: &Up, topic: &UpTopic, message: Vec<u8>) {
+    if let Err(error) = up.publish(topic, message) {
+        tracing::error!("{error}");
     }
 }

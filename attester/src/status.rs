@@ -137,20 +137,160 @@ impl Said {
     }
 }
 
+/// How this device stands with one verifier, whatever it said.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Standing {
+    /// Its broker.
+    broker: String,
+    /// Sequence of the keys that it signs with; none where they have never come.
+    keys_sequence: Option<u64>,
+    /// Until when they hold, by the verifier's clock.
+    keys_until: Option<String>,
+    /// Evidence since its last result to which it said nothing: it had nothing to say.
+    unobjected: u64,
+    /// When the last of it was sent.
+    last_unobjected: Option<String>,
+    last_unobjected_seconds: u64,
+    /// Since when the last verdict stands on silence alone: it has expired, and evidence went out after that.
+    quiet_since: Option<String>,
+}
+
+/// The connection to one broker.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Connection {
+    connected: bool,
+    trouble: Option<String>,
+}
+
+/// Something about this device that keeps it from saying what runs on it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Alarm {
+    since: String,
+    what: String,
+}
+
 /// All that the file says.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Status {
-    pub(crate) device: String,
-    /// What keeps the broker away; nothing while connected.
-    pub(crate) trouble: Option<String>,
+    device: String,
+    /// What keeps a broker away; nothing while all are connected.
+    trouble: Option<String>,
     /// Before when the next attestation comes, if nothing brings one sooner.
-    pub(crate) next_check: Option<String>,
+    next_check: Option<String>,
     /// Verifiers that owe a result.
     pub(crate) backlog: usize,
-    pub(crate) verifiers: BTreeMap<String, Said>,
+    verifiers: BTreeMap<String, Said>,
+    #[serde(default)]
+    standing: BTreeMap<String, Standing>,
+    #[serde(default)]
+    brokers: BTreeMap<String, Connection>,
+    #[serde(default)]
+    alarm: Option<Alarm>,
 }
 
 impl Status {
+    /// A program begins, as this device, with these verifiers and brokers: what the file says of others goes.
+    pub(crate) fn begin<'a>(
+        &mut self,
+        device: &str,
+        is_verifier: impl Fn(&str) -> bool,
+        brokers: impl Iterator<Item = &'a str>,
+    ) {
+        let same = self.device == device;
+        self.verifiers.retain(|name, _| same && is_verifier(name));
+        self.standing.retain(|name, _| same && is_verifier(name));
+        device.clone_into(&mut self.device);
+        self.brokers = brokers.map(|place| (place.to_owned(), Connection::default())).collect();
+        (self.trouble, self.alarm) = (None, None);
+    }
+
+    /// Which keys a verifier has, if any.
+    pub(crate) fn knows_keys(&mut self, verifier: &str, broker: &str, keys: Option<(u64, u64)>) {
+        let standing = self.standing.entry(verifier.to_owned()).or_default();
+        broker.clone_into(&mut standing.broker);
+        standing.keys_sequence = keys.map(|(sequence, _)| sequence);
+        standing.keys_until = keys.map(|(_, not_after)| timestamp(not_after));
+    }
+
+    /// A verifier's result came.
+    pub(crate) fn judged(&mut self, verifier: &str, said: Said) {
+        let standing = self.standing.entry(verifier.to_owned()).or_default();
+        (standing.unobjected, standing.last_unobjected, standing.last_unobjected_seconds) = (0, None, 0);
+        self.verifiers.insert(verifier.to_owned(), said);
+    }
+
+    /// Evidence went out that a verifier answers only where something is wrong with it.
+    pub(crate) fn silent(&mut self, verifier: &str) {
+        let now = unix_now().as_secs();
+        let standing = self.standing.entry(verifier.to_owned()).or_default();
+        standing.unobjected = standing.unobjected.saturating_add(1);
+        (standing.last_unobjected, standing.last_unobjected_seconds) = (Some(timestamp(now)), now);
+    }
+
+    /// Connected to a broker.
+    pub(crate) fn connected(&mut self, broker: &str) {
+        self.brokers.insert(broker.to_owned(), Connection { connected: true, trouble: None });
+        self.trouble = self.brokers.values().find_map(|connection| connection.trouble.clone());
+    }
+
+    /// No connection to a broker.
+    pub(crate) fn disconnected(&mut self, broker: &str, trouble: String) {
+        self.trouble = Some(trouble.clone());
+        self.brokers.insert(broker.to_owned(), Connection { connected: false, trouble: Some(trouble) });
+    }
+
+    /// Raises an alarm, unless it is up.
+    pub(crate) fn alarm(&mut self, what: String) {
+        let since = self.alarm.take().map_or_else(|| timestamp(unix_now().as_secs()), |alarm| alarm.since);
+        self.alarm = Some(Alarm { since, what });
+    }
+
+    /// Evidence could be made.
+    pub(crate) fn all_clear(&mut self) {
+        self.alarm = None;
+    }
+
+    /// When the next attestation comes, by this device's clock.
+    pub(crate) fn next_check_at(&mut self, at: Option<Duration>) {
+        self.next_check = at.map(|at| timestamp(at.as_secs()));
+    }
+
+    /// What the file says as it stands at a time: a verdict that has expired is none.
+    fn at(mut self, now: u64) -> Self {
+        for (name, said) in &mut self.verifiers {
+            said.verdict = said.at(now);
+            if let Some(standing) = self.standing.get_mut(name) {
+                let quiet = now >= said.expires_seconds && standing.last_unobjected_seconds >= said.expires_seconds;
+                standing.quiet_since = quiet.then(|| said.expires.clone());
+            }
+        }
+        self
+    }
+
+    /// For people.
+    fn lines(&self) -> String {
+        let mut text = format!("device {}\n", self.device);
+        if let Some(Alarm { since, what }) = &self.alarm {
+            text.push_str(&format!("ALARM since {since}: {}\n", shown(what)));
+        }
+        for (name, said) in &self.verifiers {
+            text.push_str(&said.lines(name));
+        }
+        for (name, standing) in &self.standing {
+            text.push_str(&standing.lines(name));
+        }
+        let next = self.next_check.as_deref().unwrap_or("unknown");
+        text.push_str(&format!("next check before {next}, {} waiting for a result\n", self.backlog));
+        for (place, connection) in &self.brokers {
+            text.push_str(&match (connection.connected, &connection.trouble) {
+                (true, _) => format!("connected to {place}\n"),
+                (false, Some(trouble)) => format!("not connected: {}\n", shown(trouble)),
+                (false, None) => format!("not connected to {place}\n"),
+            });
+        }
+        text
+    }
+
     /// As it was kept.
     pub(crate) fn load(state: &StateDir) -> Result<Self> {
         Ok(state.read_json(FILE)?.unwrap_or_default())
@@ -166,27 +306,30 @@ impl Status {
 
 /// `attester status`.
 pub(crate) fn print(state: &StateDir, json: bool, output: &mut Output) -> Result<()> {
-    let mut status = Status::load(state)?;
-    let now = unix_now().as_secs();
-    for said in status.verifiers.values_mut() {
-        said.verdict = said.at(now);
-    }
+    let status = Status::load(state)?.at(unix_now().as_secs());
     if json {
         return output.json(&status);
     }
     if status.device.is_empty() {
         return output.text("never attested: start `attester run`, or try `attester once`\n");
     }
-    let mut text = format!("device {}\n", status.device);
-    for (name, said) in &status.verifiers {
-        text.push_str(&said.lines(name));
+    output.text(&status.lines())
+}
+
+impl Standing {
+    fn lines(&self, verifier: &str) -> String {
+        let mut text = String::new();
+        if self.keys_sequence.is_none() {
+            text.push_str(&format!("{verifier}: its keys have not come: nothing that it says counts\n"));
+        }
+        if let (Some(since), Some(last)) = (&self.quiet_since, &self.last_unobjected) {
+            text.push_str(&format!(
+                "{verifier}: quiet since {since}: {} pieces of evidence drew no objection, the last at {last}\n",
+                self.unobjected
+            ));
+        }
+        text
     }
-    let next = status.next_check.as_deref().unwrap_or("unknown");
-    text.push_str(&format!("next check before {next}, {} waiting for a result\n", status.backlog));
-    if let Some(trouble) = &status.trouble {
-        text.push_str(&format!("not connected: {trouble}\n"));
-    }
-    output.text(&text)
 }
 
 /// Seconds since 1970 by this device's clock, for display.
@@ -254,5 +397,62 @@ mod tests {
     fn exit_codes_are_the_interfaces() {
         let codes = [Verdict::Affirmed, Verdict::Warning, Verdict::Contraindicated, Verdict::Unknown];
         assert_eq!(codes.map(Verdict::exit_code), [0, 3, 4, 5]);
+    }
+
+    fn status() -> Status {
+        let mut status = Status::default();
+        status.begin("d", |_| true, ["b:1"].into_iter());
+        status.knows_keys("v1", "b:1", Some((1_795_000_000, 1_803_000_000)));
+        status.judged("v1", Said::from_result(&result()));
+        status
+    }
+
+    #[test]
+    fn silence_after_a_verdicts_end_is_told_and_a_result_ends_it() {
+        let mut quiet = status();
+        let standing = quiet.standing.get_mut("v1").unwrap();
+        (standing.unobjected, standing.last_unobjected_seconds) = (3, 1_795_003_700);
+        standing.last_unobjected = Some(timestamp(1_795_003_700));
+        let quiet = quiet.at(1_795_004_000);
+        let since = quiet.standing["v1"].quiet_since.as_deref();
+        assert_eq!(since, Some("2026-11-18T12:06:40Z"));
+        assert!(quiet.lines().contains("quiet since 2026-11-18T12:06:40Z: 3 pieces"), "{}", quiet.lines());
+        let mut judged = quiet;
+        judged.judged("v1", Said::from_result(&result()));
+        assert_eq!(judged.at(1_795_004_000).standing["v1"].quiet_since, None);
+    }
+
+    #[test]
+    fn an_alarm_keeps_its_beginning_until_evidence_is_made_again() {
+        let mut status = status();
+        status.alarm("the TPM fails".to_owned());
+        status.alarm.as_mut().unwrap().since = "then".to_owned();
+        status.alarm("the TPM still fails".to_owned());
+        assert!(status.lines().contains("ALARM since then: the TPM still fails"), "{}", status.lines());
+        status.all_clear();
+        assert!(!status.lines().contains("ALARM"));
+    }
+
+    #[test]
+    fn keys_that_never_came_and_each_broker_are_told() {
+        let mut status = status();
+        status.begin("d", |_| true, ["b:1", "c:1"].into_iter());
+        status.knows_keys("v2", "c:1", None);
+        status.connected("b:1");
+        status.disconnected("c:1", "no broker answers at c:1".to_owned());
+        let lines = status.lines();
+        for expected in ["v2: its keys have not come", "connected to b:1", "not connected: no broker answers at c:1"] {
+            assert!(lines.contains(expected), "{lines}");
+        }
+        assert!(!lines.contains("v1: its keys"), "{lines}");
+        assert_eq!(status.trouble.as_deref(), Some("no broker answers at c:1"));
+        status.connected("c:1");
+        assert_eq!(status.trouble, None);
+    }
+
+    #[test]
+    fn a_file_of_before_is_read() {
+        let old = r#"{"device":"d","trouble":null,"next_check":null,"backlog":0,"verifiers":{}}"#;
+        assert_eq!(serde_json::from_str::<Status>(old).unwrap().device, "d");
     }
 }

@@ -84,13 +84,12 @@ pub enum TpmError {
         /// What is wrong with the answer.
         why: String,
     },
-    /// No EK certificate in NV.
+    /// No EK by any default template.
     #[error(
-        "this TPM holds no endorsement certificate (NV 0x01C00002, 0x01C0000A, 0x01C00016): nobody vouches for it. Its \
-         maker may offer the certificate for download; write it with tpm2_nvwrite. A software TPM gets one with \
-         `swtpm_setup --create-ek-cert`"
+        "this TPM makes no endorsement key by the TCG's default templates for ECC P-256, ECC P-384 and RSA-2048: it cannot \
+         be told from others"
     )]
-    NoEndorsementCertificate,
+    NoEndorsementKey,
     /// After a reconnect another TPM answered.
     #[error("another TPM than before answers at {0}: start again to enrol it as the device that it is")]
     AnotherTpm(String),
@@ -226,13 +225,14 @@ impl Tpm {
         &self.config.tcti
     }
 
-    /// Endorsement keys that have a certificate, and the certificates above them.
+    /// Endorsement keys that have a certificate, and the certificates above them; where none has, those that the TPM can
+    /// make.
     ///
     /// # Errors
-    /// [`TpmError::NoEndorsementCertificate`], or a command that failed.
+    /// [`TpmError::NoEndorsementKey`], or a command that failed.
     pub fn endorsement_keys(&mut self) -> Result<EndorsementKeys, TpmError> {
         self.run("read its endorsement certificates", |session| endorsement::read(&mut session.context))
-            .and_then(|keys| if keys.keys.is_empty() { Err(TpmError::NoEndorsementCertificate) } else { Ok(keys) })
+            .and_then(|keys| if keys.keys.is_empty() { Err(TpmError::NoEndorsementKey) } else { Ok(keys) })
     }
 
     /// Opens a credential that was made for this attestation key and one of our endorsement keys

@@ -13,43 +13,31 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use attester::config::Config;
-use evidence::claims::Why;
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
     oneshot,
 };
 
-use crate::{attest::Attester, state::jitter, told};
+use crate::{attest::Attester, told};
 
 /// Jobs that wait: one for each verifier, and one of an enrolment.
 const JOBS: usize = 16;
-/// Part of the period that is drawn at random, so that devices spread over it.
-const DRAWN_FROM: f64 = 0.8;
 
 type Job = Box<dyn FnOnce(&mut Attester) + Send>;
 
 /// Word from the worker, unasked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Due(pub(crate) Why);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Something new runs, and is measured.
+    New,
+    /// What runs can't be measured, for this reason.
+    Failed(String),
+}
 
 /// The thread is no more: a bug, or a TPM library that took it along. Only a new start helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the thread that measures has ended")]
 pub(crate) struct Ended;
-
-/// When the worker acts on its own.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Periods {
-    sweep: Duration,
-    attest: Duration,
-}
-
-impl Periods {
-    /// As configured.
-    pub(crate) const fn of(config: &Config) -> Self {
-        Self { sweep: config.sweep_every, attest: config.attest_every }
-    }
-}
 
 /// The handle to the thread, which ends when the last handle is dropped.
 #[derive(Clone)]
@@ -59,8 +47,8 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread and opens TPM and logs on it. With `periods` it also acts on its own, and sends word to `due`.
-    pub(crate) fn start<E>(config: &Config, schedule: Option<(Periods, mpsc::Sender<E>)>) -> Result<Self>
+    /// Starts the thread and opens TPM and logs on it. With `due` it also sweeps on its own, and sends word there.
+    pub(crate) fn start<E>(config: &Config, due: Option<mpsc::Sender<E>>) -> Result<Self>
     where
         E: From<Due> + Send + 'static,
     {
@@ -72,8 +60,8 @@ impl Worker {
             let (attester, result) = attester.map_or_else(|error| (None, Err(error)), |open| (Some(open), Ok(())));
             // Whoever starts the thread waits for this.
             drop(opened.send(result));
-            match (attester, schedule) {
-                (Some(attester), Some((periods, due))) => work_on_schedule(attester, &waiting, periods, &due),
+            match (attester, due) {
+                (Some(attester), Some(due)) => sweep_meanwhile(attester, &waiting, config.sweep_every, &due),
                 (Some(mut attester), None) => waiting.iter().for_each(|job| job(&mut attester)),
                 (None, _) => {}
             }
@@ -109,39 +97,26 @@ impl Worker {
     }
 }
 
-fn work_on_schedule<E: From<Due>>(
-    mut attester: Attester,
-    jobs: &Receiver<Job>,
-    periods: Periods,
-    due: &mpsc::Sender<E>,
-) {
-    let mut sweep = Instant::now() + periods.sweep;
-    let mut attest = Instant::now() + jitter(periods.attest, DRAWN_FROM);
-    let mut why = None;
+fn sweep_meanwhile<E: From<Due>>(mut attester: Attester, jobs: &Receiver<Job>, every: Duration, due: &mpsc::Sender<E>) {
+    let mut sweep = Instant::now() + every;
+    let mut word = None;
     loop {
-        match jobs.recv_timeout(sweep.min(attest).saturating_duration_since(Instant::now())) {
+        match jobs.recv_timeout(sweep.saturating_duration_since(Instant::now())) {
             Ok(job) => {
                 job(&mut attester);
                 give_memory_back();
             }
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
-                let now = Instant::now();
-                if now >= sweep {
-                    why = something_new(&mut attester).or(why);
-                    sweep = Instant::now() + periods.sweep;
-                }
-                if now >= attest {
-                    why = Some(Why::Epoch);
-                    attest = Instant::now() + jitter(periods.attest, DRAWN_FROM);
-                }
+                word = something_new(&mut attester).or(word);
+                sweep = Instant::now() + every;
                 give_memory_back();
             }
         }
         // Never waits for the network's thread, which may be waiting for a job: a full queue is tried again later.
-        why = match why.map(|why| due.try_send(Due(why).into())) {
+        word = match word.clone().map(|word| due.try_send(word.into())) {
             Some(Err(TrySendError::Closed(_))) => return,
-            Some(Err(TrySendError::Full(_))) => why,
+            Some(Err(TrySendError::Full(_))) => word,
             Some(Ok(())) | None => None,
         };
     }
@@ -160,16 +135,13 @@ fn give_memory_back() {
 }
 
 /// What is new is in the log and in the PCR before anybody hears of it.
-fn something_new(attester: &mut Attester) -> Option<Why> {
+fn something_new(attester: &mut Attester) -> Option<Due> {
     match attester.measure() {
         Ok(0) => None,
         Ok(new) => {
             tracing::info!(new, "something new runs");
-            Some(Why::Event)
+            Some(Due::New)
         }
-        Err(error) => {
-            tracing::error!("cannot measure what runs: {}", told(&error));
-            None
-        }
+        Err(error) => Some(Due::Failed(told(&error))),
     }
 }

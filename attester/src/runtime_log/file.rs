@@ -37,6 +37,9 @@ pub(super) struct Boot {
     pub(super) reset: u32,
     /// Its restartCount.
     pub(super) restart: u32,
+    /// Its restartCount when the log began: each resume from sleep raises it, and the log goes on.
+    #[serde(default)]
+    pub(super) first_restart: u32,
     /// Name digest of the attestation key.
     ak: String,
     /// Index of the PCR.
@@ -55,6 +58,7 @@ impl Boot {
             id: id.trim().to_owned(),
             reset: counters.reset,
             restart: counters.restart,
+            first_restart: counters.restart,
             ak: HEXLOWER.encode(ak),
             pcr: pcr.index(),
             start: HEXLOWER.encode(pcr_value),
@@ -69,7 +73,8 @@ impl Boot {
 
     /// The same log, under the counters that hold now.
     pub(super) fn continued(self, now: Self) -> Self {
-        Self { start: self.start, unexpected_start: self.unexpected_start, ..now }
+        let first_restart = if self.reset == now.reset { self.first_restart } else { now.first_restart };
+        Self { start: self.start, unexpected_start: self.unexpected_start, first_restart, ..now }
     }
 
     /// Whether both are of one TPM and one PCR.

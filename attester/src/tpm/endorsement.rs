@@ -1,9 +1,10 @@
 //! Endorsement keys: in goes a connection to the TPM, out come the keys that have a certificate in NV (TCG EK Credential
-//! Profile 2.5), the certificates above them, and secrets from credentials made for them.
+//! Profile 2.5), the certificates above them, and secrets from credentials made for them. Where NV holds none, the keys
+//! are made from the default templates: then a verifier's operator has to list one of them.
 
 use evidence::{
     limits::{MAX_EK_CERTIFICATE_BYTES, MAX_EK_CERTIFICATES},
-    tpm::{EkKey, Public as PublicArea, PublicKey, without_size},
+    tpm::{EkKey, without_size},
 };
 use tss_esapi::{
     Context, Error, Result, WrapperErrorKind,
@@ -64,8 +65,7 @@ impl EkKind {
     /// Which kind a public area is, if it is one by the TCG default template to the last bit.
     #[must_use]
     pub fn of(public: &[u8]) -> Option<Self> {
-        let key = ek_key(public)?;
-        (key.public_area() == without_size(public)).then_some(match key {
+        EkKey::of_public_area(public).map(|key| match key {
             EkKey::P256(_) => Self::P256,
             EkKey::P384(_) => Self::P384,
             EkKey::Rsa2048(_) => Self::Rsa2048,
@@ -99,25 +99,13 @@ impl EkKind {
     }
 }
 
-/// The key of a public area.
-fn ek_key(public: &[u8]) -> Option<EkKey> {
-    match PublicArea::read(public).ok()?.key {
-        PublicKey::Rsa { modulus, .. } => Some(EkKey::Rsa2048(Box::new(modulus.try_into().ok()?))),
-        PublicKey::Ecc { x, y, .. } => {
-            let point = [x, y].concat();
-            let p256 = point.as_slice().try_into().ok().map(EkKey::P256);
-            p256.or_else(|| point.as_slice().try_into().ok().map(EkKey::P384))
-        }
-    }
-}
-
-/// An endorsement key that its TPM's maker certified.
+/// An endorsement key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndorsementKey {
     /// Which template.
     pub kind: EkKind,
-    /// DER certificate, as it is in NV.
-    pub certificate: Vec<u8>,
+    /// DER certificate by the TPM's maker, as it is in NV; all keys of a TPM have one here, or none has.
+    pub certificate: Option<Vec<u8>>,
     /// TPMT_PUBLIC.
     pub public: Vec<u8>,
 }
@@ -131,7 +119,22 @@ pub struct EndorsementKeys {
     pub chain: Vec<Vec<u8>>,
 }
 
-/// Reads certificates and public areas.
+impl EndorsementKeys {
+    /// Whether the TPM's maker certified them.
+    #[must_use]
+    pub fn certified(&self) -> bool {
+        self.keys.iter().all(|key| key.certificate.is_some())
+    }
+
+    /// SHA-256 of the first key's SubjectPublicKeyInfo, which is the device's id: as its certificate has it, byte for byte.
+    /// `None` where there is no key by a default template.
+    #[must_use]
+    pub fn id(&self) -> Option<[u8; 32]> {
+        Some(EkKey::of_public_area(&self.keys.first()?.public)?.digest())
+    }
+}
+
+/// Reads certificates and public areas; without any certificate, public areas alone.
 pub(super) fn read(context: &mut Context) -> Result<EndorsementKeys> {
     let indexes = handles(context, 0x0100_0000)?;
     let mut found = EndorsementKeys::default();
@@ -143,7 +146,10 @@ pub(super) fn read(context: &mut Context) -> Result<EndorsementKeys> {
         // What is no certificate is nobody's word for the key: as if it were not there.
         let Some((certificate, _padding)) = split_der(&padded) else { continue };
         let public = with_ek(context, kind, |_, _, public| Ok(public.to_vec()))?;
-        found.keys.push(EndorsementKey { kind, certificate: certificate.to_vec(), public });
+        found.keys.push(EndorsementKey { kind, certificate: Some(certificate.to_vec()), public });
+    }
+    if found.keys.is_empty() {
+        return without_certificates(context);
     }
     let mut concatenated = Vec::new();
     for &index in indexes.iter().filter(|&&index| (CHAIN_FIRST..=CHAIN_LAST).contains(&u32::from(index))) {
@@ -154,6 +160,31 @@ pub(super) fn read(context: &mut Context) -> Result<EndorsementKeys> {
     }
     found.chain = split_chain(&concatenated);
     Ok(found)
+}
+
+/// A key of each kind that the TPM can make; of P-384 many can't.
+fn without_certificates(context: &mut Context) -> Result<EndorsementKeys> {
+    let mut found = EndorsementKeys::default();
+    for kind in EkKind::ALL {
+        match with_ek(context, kind, |_, _, public| Ok(public.to_vec())) {
+            Ok(public) if EkKind::of(&public) == Some(kind) => {
+                found.keys.push(EndorsementKey { kind, certificate: None, public });
+            }
+            // Nobody would accept what is off the template.
+            Ok(_) => {}
+            Err(error) if is_unsupported(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// What a TPM answers to a template with a curve or a key size that it does not have: TPM_RC_CURVE, TPM_RC_VALUE,
+/// TPM_RC_ASYMMETRIC, TPM_RC_KEY_SIZE, TPM_RC_HASH and TPM_RC_SYMMETRIC.
+fn is_unsupported(error: &Error) -> bool {
+    use tss_esapi::constants::response_code::Tss2ResponseCodeKind as Kind;
+    let unsupported = [Kind::Curve, Kind::Value, Kind::Asymmetric, Kind::KeySize, Kind::Hash, Kind::Symmetric];
+    matches!(error, Error::Tss2Error(code) if code.kind().is_some_and(|kind| unsupported.contains(&kind)))
 }
 
 /// Certificates one after the other, as the chain's indexes hold them.
@@ -314,16 +345,5 @@ mod tests {
         let input = [[0; 48].as_slice(), &0x0171_u32.to_be_bytes(), &POLICY_A_SHA384, &POLICY_C_SHA384].concat();
         let or = ring::digest::digest(&ring::digest::SHA384, &input);
         assert_eq!(or.as_ref(), evidence::tpm::EK_POLICY_B_SHA384);
-    }
-
-    #[test]
-    fn a_public_area_off_the_template_by_one_bit_is_no_endorsement_key() {
-        let area = EkKey::P256([5; 64]).public_area();
-        assert_eq!(EkKind::of(&area), Some(EkKind::P256));
-        for bit in 0..(area.len() - 68) * 8 {
-            let mut flipped = area.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(EkKind::of(&flipped), None, "bit {bit}");
-        }
     }
 }
