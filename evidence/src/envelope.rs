@@ -203,6 +203,12 @@ impl Authentic {
         self.attachments.iter().find(|attachment| attachment.kind == kind)
     }
 
+    /// Whether no log is attached.
+    #[must_use]
+    pub const fn attaches_nothing(&self) -> bool {
+        self.attachments.is_empty()
+    }
+
     /// Attached PCR values, where they are the quoted ones.
     ///
     /// # Errors

@@ -4,9 +4,12 @@
 //!
 //! Of one device at most one message is in a commit, in order, so that each is judged on the state that the last one
 //! left.
+//!
+//! Between batches the same task looks after keys and epochs ([`crate::upkeep`]), so that what is signed with new keys
+//! follows the message that announces them.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::available_parallelism,
@@ -14,37 +17,46 @@ use std::{
 };
 
 use appraisal::{
-    Accepts, Appraisal, ChallengeKey, Code, Epochs, Files, Fresh, Input, Stale, Standing, UnixSeconds, Verdict,
+    Accepts, Appraisal, Basis, Cause, ChallengeKey, Code, DeviceState, Files, Fresh, Input, Stale, UnixSeconds, Verdict,
     appraise,
 };
 use evidence::{
     cbor,
     challenge::{Challenge, Hello, Refusal},
-    claims::DeviceId,
+    claims::{DeviceId, Why},
+    cose::Sign1,
     envelope::{DeviceKeys, Envelope},
     pcr::sha256,
     result::{AttestationResult, Claim, ResultCause},
     topic::{DownKind, DownTopic, Name, UpTopic},
-    verifier_message::Purpose,
+    tpm::P256Point,
+    verifier_message::{Purpose, open},
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval},
+};
 
 use crate::{
-    certificates::BrokerCa,
+    clock::ClockGuard,
+    config::Admit,
     enrol,
+    epochs::Calendar,
     http::{Order, Readiness},
-    keys::SigningKey,
+    issuer::Issuer,
+    keys::Keyring,
     limits::{
         CONTINUE_RATE, CUT_FROM, EVIDENCE_RATE, HELLO_RATE, LOG_RATE, MAX_BATCH, MAX_JUDGEMENTS, MAX_RATED_DEVICES,
-        MAX_RESULT_CAUSES, MAX_RESULT_DETAIL, REFUSAL_RATE,
+        MAX_RESULT_CAUSES, MAX_RESULT_DETAIL, REFUSAL_RATE, REPLAY_REQUEST_RATE,
     },
     metrics::Metrics,
     mqtt::{Inbox, Message, Outgoing, Publisher},
     rate::Limiter,
     references::Rules,
-    store::{Accepted, Committed, Registration, Store, StoreError, Trouble},
+    store::{Accepted, Committed, Known, Registration, Store, StoreError, Trouble},
+    upkeep::Upkeep,
 };
 
 /// Software that judged, in results.
@@ -59,8 +71,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 pub struct Verifier {
     /// Name in topics.
     pub name: Name,
-    /// Signs answers.
-    pub key: SigningKey,
+    /// Signs what it says.
+    pub keys: Keyring,
+    /// Its epochs.
+    pub calendar: Calendar,
+    /// How long one lasts, seconds.
+    pub period: watch::Receiver<u32>,
+    /// Whether the clock can be judged by.
+    pub guard: ClockGuard,
     /// Makes and recognises challenges.
     pub challenges: ChallengeKey,
     /// Devices.
@@ -69,8 +87,10 @@ pub struct Verifier {
     pub metrics: Arc<Metrics>,
     /// What evidence is held against.
     pub rules: watch::Receiver<Arc<Rules>>,
-    /// Issues certificates to devices.
-    pub ca: Option<BrokerCa>,
+    /// Certifies devices for the broker.
+    pub issuer: Issuer,
+    /// When devices get their certificates.
+    pub admit: Admit,
     /// Seconds since 1970.
     pub clock: fn() -> UnixSeconds,
     /// Enrolment's own memory.
@@ -82,7 +102,11 @@ pub struct Verifier {
 }
 
 /// The part of [`Verifier::ready`] that is down while the store fails.
-const STORING: &str = "store";
+pub(crate) const STORING: &str = "store";
+/// The part that is down while the clock is wrong.
+const CLOCK: &str = "clock";
+/// How often the clock is looked at, and what is due.
+const TICK: Duration = Duration::from_secs(1);
 
 /// How often devices may what.
 #[derive(Debug)]
@@ -90,6 +114,7 @@ pub struct Rates {
     hello: Limiter<DeviceId>,
     evidence: Limiter<DeviceId>,
     refusal: Limiter<DeviceId>,
+    replay: Limiter<DeviceId>,
     next_segment: Limiter<DeviceId>,
     log: Limiter<&'static str>,
 }
@@ -100,6 +125,7 @@ impl Default for Rates {
             hello: Limiter::new(HELLO_RATE, MAX_RATED_DEVICES),
             evidence: Limiter::new(EVIDENCE_RATE, MAX_RATED_DEVICES),
             refusal: Limiter::new(REFUSAL_RATE, MAX_RATED_DEVICES),
+            replay: Limiter::new(REPLAY_REQUEST_RATE, MAX_RATED_DEVICES),
             next_segment: Limiter::new(CONTINUE_RATE, MAX_RATED_DEVICES),
             log: Limiter::new(LOG_RATE, MAX_LOGGED_KINDS),
         }
@@ -110,6 +136,8 @@ impl Default for Rates {
 enum Step {
     /// Nothing to keep; perhaps something to say.
     Answer(Option<Outgoing>),
+    /// To be judged once more, on what is known now.
+    Again,
     /// To be committed first.
     Keep(Box<Judged>),
 }
@@ -119,6 +147,7 @@ struct Judged {
     accepted: Accepted,
     answers: Vec<Outgoing>,
     verdict: Verdict,
+    basis: Basis,
 }
 
 /// One message of a batch, still to be dealt with.
@@ -129,8 +158,12 @@ struct Work {
     tries: u32,
 }
 
-/// Takes messages and operators' questions until the task is dropped; what is not acknowledged then, the broker keeps.
+/// Takes messages and operators' orders, and looks after keys and epochs, until the task is dropped; what is not
+/// acknowledged then, the broker keeps.
 pub async fn run(verifier: Arc<Verifier>, mut inbox: Inbox, publisher: Publisher, mut orders: mpsc::Receiver<Order>) {
+    let mut upkeep = Upkeep::default();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let answers = tokio::select! {
             batch = inbox.receive(MAX_BATCH) => {
@@ -144,9 +177,13 @@ pub async fn run(verifier: Arc<Verifier>, mut inbox: Inbox, publisher: Publisher
             }
             Some(order) = orders.recv() => match order {
                 Order::Check { device } => verifier.request(&device, true).into_iter().collect(),
-                // Nobody answers: the one who asked sees the channel closed.
-                Order::RotateKeys(_) => Vec::new(),
+                Order::RotateKeys(asker) => {
+                    // Nobody may be waiting any more.
+                    drop(asker.send(verifier.rotate(&publisher).await));
+                    Vec::new()
+                }
             },
+            _ = ticks.tick() => upkeep.tick(&verifier, &publisher).await,
         };
         for _ in 0..publisher.publish(answers).await {
             verifier.metrics.dropped("answer");
@@ -162,6 +199,11 @@ impl Verifier {
         let mut wait = FIRST_WAIT;
         let mut most = MAX_BATCH;
         while !waiting.is_empty() {
+            // Whatever was judged by a wrong clock would have a wrong expiry. Until it is right, the broker keeps the rest.
+            if self.time().is_none() {
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
             let (round, rest) = first_of_each(waiting, most);
             let again = self.round(batch, round, &mut answers).await;
             self.ready.set(STORING, again.is_ok());
@@ -177,6 +219,13 @@ impl Verifier {
             };
         }
         answers
+    }
+
+    /// The time, where the clock can be judged by.
+    pub(crate) fn time(&self) -> Option<UnixSeconds> {
+        let checked = self.guard.check((self.clock)());
+        self.ready.set(CLOCK, checked.is_ok());
+        checked.map_err(|wrong| self.say(CLOCK, || wrong.to_string())).ok()
     }
 
     /// What a message's topic says it is.
@@ -200,9 +249,11 @@ impl Verifier {
     ) -> Result<Vec<Work>, Vec<Work>> {
         let mut kept: Vec<(Work, Judged)> = Vec::new();
         let mut failed = Vec::new();
+        let mut once_more = Vec::new();
         for (work, step) in self.judge_all(batch, round).await {
             match step {
                 Ok(Step::Answer(answer)) => answers.extend(answer),
+                Ok(Step::Again) => once_more.push(Work { tries: work.tries + 1, ..work }),
                 Ok(Step::Keep(judged)) => kept.push((work, *judged)),
                 Err(error) => failed.extend(self.after_failure(work, &error, true)),
             }
@@ -210,10 +261,11 @@ impl Verifier {
         let again = self.commit(kept, answers).await;
         match again {
             Ok(mut again) if failed.is_empty() => {
+                again.extend(once_more);
                 again.retain(|work| self.may_try(work));
                 Ok(again)
             }
-            Ok(again) | Err(again) => Err(failed.into_iter().chain(again).collect()),
+            Ok(again) | Err(again) => Err(failed.into_iter().chain(again).chain(once_more).collect()),
         }
     }
 
@@ -270,7 +322,7 @@ impl Verifier {
         let mut accepted = Vec::with_capacity(kept.len());
         let mut rest = Vec::with_capacity(kept.len());
         for (work, judged) in kept {
-            rest.push((work, judged.accepted.device, judged.answers, judged.verdict));
+            rest.push((work, judged.accepted.device, judged.answers, (judged.verdict, judged.basis)));
             accepted.push(judged.accepted);
         }
         let outcomes = match self.store.commit_async(accepted).await {
@@ -285,10 +337,10 @@ impl Verifier {
         };
         self.metrics.committed(outcomes.len(), started.elapsed());
         let mut again = Vec::new();
-        for ((work, device, says, verdict), outcome) in rest.into_iter().zip(outcomes) {
+        for ((work, device, says, (verdict, basis)), outcome) in rest.into_iter().zip(outcomes) {
             match outcome {
                 Committed::Done => {
-                    self.metrics.accepted(verdict);
+                    self.metrics.accepted(verdict, basis);
                     answers.extend(says);
                 }
                 Committed::Lost => again.push(Work { tries: work.tries + 1, ..work }),
@@ -328,7 +380,7 @@ impl Verifier {
             self.metrics.malformed("hello");
             return Ok(None);
         }
-        if self.registration(device)?.is_none() {
+        if self.known(device)?.is_none() {
             return Ok(None);
         }
         if !self.rates.hello.allows(*device, Instant::now()) {
@@ -338,17 +390,23 @@ impl Verifier {
         Ok(self.request(device, false))
     }
 
-    /// A challenge for `device`; `asked` where an operator did.
+    /// A challenge for `device`; `asked` where somebody here wants to know.
     #[must_use]
     pub fn request(&self, device: &DeviceId, asked: bool) -> Option<Outgoing> {
+        self.challenge(device, None, asked)
+    }
+
+    /// With `after`, only an answer that was made after that evidence will do.
+    fn challenge(&self, device: &DeviceId, after: Option<&[u8; 32]>, asked: bool) -> Option<Outgoing> {
+        let now = self.time()?;
         let mut random = [0; 8];
         SystemRandom::new().fill(&mut random).ok()?;
-        let nonce = self.challenges.issue(self.key.id(), device, None, random, (self.clock)());
+        let nonce = self.challenges.issue(&self.keys.root(), device, after, random, now);
         self.to_device(device, DownKind::Request, Purpose::Request, &Challenge::new(*device, nonce, asked))
     }
 
-    fn registration(&self, device: &DeviceId) -> Result<Option<Registration>, StoreError> {
-        let found = self.store.registration(*device)?;
+    fn known(&self, device: &DeviceId) -> Result<Option<Known>, StoreError> {
+        let found = self.store.known(*device)?;
         if found.is_none() {
             self.metrics.refused("identity.unregistered");
         }
@@ -361,56 +419,70 @@ impl Verifier {
             self.metrics.malformed("evidence");
             return Ok(Step::Answer(None));
         };
-        let Some(registration) = self.registration(device)? else { return Ok(Step::Answer(None)) };
+        let Some(Known { registration, state }) = self.known(device)? else { return Ok(Step::Answer(None)) };
         if !self.rates.evidence.allows(*device, Instant::now()) {
             self.over_rate("rate.evidence", device);
             return Ok(Step::Answer(None));
         }
-        let refuse = |code, why: String| Ok(Step::Answer(self.refuse(device, message, code, why)));
         let authentic = match envelope.verify(&DeviceKeys { device: *device, ak: registration.ak }) {
             Ok(authentic) => authentic,
-            Err(refused) => return refuse(refused.code(), refused.to_string()),
+            Err(refused) => return Ok(Step::Answer(self.refuse(device, message, refused.code(), refused.to_string()))),
         };
-        let state = self.store.state(*device)?;
-        let last = state.as_ref().map(|state| &state.last);
+        let now = (self.clock)();
         let accepts = Accepts {
             key: &self.challenges,
-            verifier: self.key.id(),
-            epochs: &Epochs::default(),
-            last,
-            since: state.as_ref().map_or(0, |state| state.since),
-            now: (self.clock)(),
+            verifier: &self.keys.root(),
+            epochs: &self.calendar.accepted(now),
+            last: state.as_ref().map(|state| &state.last),
+            since: since(&registration, state.as_ref(), self.calendar.void_before()),
+            now,
         };
         match Fresh::check(authentic, &accepts) {
             Ok(fresh) => self.appraise(&registration, state.as_ref(), &fresh, message),
-            Err(Stale::Duplicate) => {
-                self.metrics.refused(Stale::Duplicate.code());
-                Ok(Step::Answer(self.stored_result(device)?))
+            Err(stale) => self.stale(device, state.as_ref(), message, stale),
+        }
+    }
+
+    /// Authentic, but nothing to judge.
+    fn stale(
+        &self,
+        device: &DeviceId,
+        state: Option<&DeviceState>,
+        message: &[u8],
+        stale: Stale,
+    ) -> Result<Step, StoreError> {
+        // Another process may have opened an epoch just now. Otherwise it is for another verifier: they share the topic.
+        if stale == Stale::NotOurs && self.calendar.look_again()? {
+            return Ok(Step::Again);
+        }
+        if stale == Stale::Expired {
+            return Ok(Step::Answer(self.refuse(device, message, stale.code(), stale.to_string())));
+        }
+        self.metrics.refused(stale.code());
+        match stale {
+            Stale::Duplicate => Ok(Step::Answer(self.stored_result(device)?)),
+            Stale::Replay | Stale::Generation => {
+                self.say(stale.code(), || format!("{}: {stale}", enrol::short(device)));
+                if !self.rates.replay.allows(*device, Instant::now()) {
+                    return Ok(Step::Answer(None));
+                }
+                self.metrics.requested("replay");
+                Ok(Step::Answer(self.challenge(device, state.map(|state| &state.last.evidence), false)))
             }
-            Err(Stale::Replay) => {
-                self.metrics.refused(Stale::Replay.code());
-                self.say(Stale::Replay.code(), || format!("{}: {}", enrol::short(device), Stale::Replay));
-                Ok(Step::Answer(None))
-            }
-            Err(stale) => refuse(stale.code(), stale.to_string()),
+            Stale::NotOurs | Stale::Expired => Ok(Step::Answer(None)),
         }
     }
 
     fn appraise(
         &self,
         registration: &Registration,
-        state: Option<&appraisal::DeviceState>,
+        state: Option<&DeviceState>,
         fresh: &Fresh,
         message: &[u8],
     ) -> Result<Step, StoreError> {
         let rules = Arc::clone(&self.rules.borrow());
         let device = registration.device;
-        let standing = Standing {
-            ek_class: registration.ek_class,
-            product: registration.product.clone(),
-            revoked: registration.revoked.clone(),
-            ..Standing::default()
-        };
+        let standing = rules.standing(registration);
         let asks_for_files = state.is_some_and(|state| state.asks_for_files(&rules.references, &standing));
         let held = if asks_for_files { Some(self.store.files(device)?) } else { None };
         let appraisal = appraise(Input {
@@ -428,7 +500,10 @@ impl Verifier {
             return Ok(Step::Answer(None));
         };
         let signed = answer.payload.clone();
-        let mut answers = vec![answer];
+        let mut answers = Vec::new();
+        if !is_no_news(fresh, state, &appraisal) {
+            answers.push(answer);
+        }
         if message.len() >= CUT_FROM && self.wants_more(&device, state, &appraisal) {
             answers.extend(self.request(&device, false));
         }
@@ -436,12 +511,12 @@ impl Verifier {
         let expected = state.map(|state| state.last);
         let accepted =
             Accepted { device, expected, appraisal, evidence: fresh.evidence().bare().to_vec(), result: signed };
-        Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict })))
+        Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict, basis: fresh.basis() })))
     }
 
     /// Whether the rest of a log should come at once: only from who gets on, so that a log that was lost, or does not lead
     /// to the quote, asks for nothing.
-    fn wants_more(&self, device: &DeviceId, before: Option<&appraisal::DeviceState>, now: &Appraisal) -> bool {
+    fn wants_more(&self, device: &DeviceId, before: Option<&DeviceState>, now: &Appraisal) -> bool {
         let incomplete = now.state.causes.iter().chain(&now.tolerated).any(|cause| cause.code == Code::LogIncomplete);
         let got_on = before.is_none_or(|state| state.boot.acknowledged() != now.acknowledged);
         incomplete && got_on && self.rates.next_segment.allows(*device, Instant::now())
@@ -460,7 +535,7 @@ impl Verifier {
             // EAR wants a claim; this one says nothing.
             vector.set(Claim::InstanceIdentity, 0);
         }
-        let cause = |cause: &appraisal::Cause| ResultCause {
+        let cause = |cause: &Cause| ResultCause {
             code: cause.code.row().code.to_owned(),
             detail: shortened(&cause.detail),
         };
@@ -482,9 +557,18 @@ impl Verifier {
         }
     }
 
+    /// The result of the last accepted evidence; signed anew where the keys have been replaced since.
     fn stored_result(&self, device: &DeviceId) -> Result<Option<Outgoing>, StoreError> {
-        let topic = DownTopic::Device(*device, self.name.clone(), DownKind::Result).to_string();
-        Ok(self.store.result(*device)?.map(|payload| Outgoing { topic, payload }))
+        let Some(payload) = self.store.result(*device)? else { return Ok(None) };
+        let keys = self.keys.current();
+        let present = keys.key(Purpose::Result).is_some_and(|key| is_signed_by(key.public(), &payload));
+        if present {
+            let topic = DownTopic::Device(*device, self.name.clone(), DownKind::Result).to_string();
+            return Ok(Some(Outgoing { topic, payload }));
+        }
+        let result: Option<AttestationResult> =
+            Sign1::decode("result", &payload).ok().and_then(|sign1| cbor::decode("result", sign1.payload).ok());
+        Ok(result.and_then(|result| self.to_device(device, DownKind::Result, Purpose::Result, &result)))
     }
 
     /// Counts, and tells an enrolled device why.
@@ -509,7 +593,7 @@ impl Verifier {
     }
 
     pub(crate) fn sealed<T: Serialize>(&self, purpose: Purpose, topic: &DownTopic, content: &T) -> Option<Outgoing> {
-        let sealed = self.key.seal(purpose, content).map_err(|error| tracing::error!("{error}"));
+        let sealed = self.keys.current().seal(purpose, content).map_err(|error| tracing::error!("{error}"));
         Some(Outgoing { topic: topic.to_string(), payload: sealed.ok()? })
     }
 
@@ -524,6 +608,34 @@ impl Verifier {
             tracing::warn!("{kind}: {}", what());
         }
     }
+}
+
+/// From when on nonces count: the device's registration, the store and its TPM each began anew once.
+fn since(registration: &Registration, state: Option<&DeviceState>, restored: UnixSeconds) -> UnixSeconds {
+    registration.since.max(restored).max(state.map_or(0, |state| state.since))
+}
+
+/// Whether a device learns nothing from the result: it answered an epoch, attached nothing, and everything is as before.
+fn is_no_news(fresh: &Fresh, before: Option<&DeviceState>, now: &Appraisal) -> bool {
+    let about = |causes: &[Cause]| -> BTreeSet<(Code, String)> {
+        causes.iter().map(|cause| (cause.code, cause.detail.clone())).collect()
+    };
+    let evidence = fresh.evidence();
+    matches!(fresh.basis(), Basis::Epoch { .. })
+        && evidence.attester().why == Why::Epoch
+        && evidence.attaches_nothing()
+        && before.is_some_and(|before| {
+            let state = &now.state;
+            state.judged < before.expires
+                && (state.verdict, &state.release) == (before.verdict, &before.release)
+                && before.boot.acknowledged() == now.acknowledged
+                && about(&before.causes) == about(&state.causes)
+        })
+}
+
+/// Whether the header of a result of ours names this key.
+fn is_signed_by(key: &P256Point, result: &[u8]) -> bool {
+    open::<AttestationResult>(Purpose::Result, key, result).is_ok()
 }
 
 /// The first message of each device, at most `most`, and the rest in order.
@@ -559,32 +671,42 @@ fn shortened(detail: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn work(message: usize, topic: &str) -> Work {
-        Work { message, topic: UpTopic::parse(topic).unwrap(), tries: 0 }
-    }
-
-    #[test]
-    fn of_each_device_one_message_is_judged_at_a_time_in_order() {
-        let [a, b] = ["aa", "bb"].map(|byte| format!("cs/1/{}/up/evidence", byte.repeat(32)));
-        let waiting = vec![work(0, &a), work(1, &b), work(2, &a), work(3, "cs/1/enrol/c/up"), work(4, &a), work(5, &b)];
-        let numbers = |works: &[Work]| works.iter().map(|work| work.message).collect::<Vec<_>>();
-        let (first, rest) = first_of_each(waiting, 9);
-        assert_eq!((numbers(&first), numbers(&rest)), (vec![0, 1, 3], vec![2, 4, 5]));
-        let (second, rest) = first_of_each(rest, 1);
-        assert_eq!((numbers(&second), numbers(&rest)), (vec![2], vec![4, 5]));
-    }
-
-    #[test]
-    fn a_long_detail_keeps_its_beginning_and_its_end() {
-        let long = format!("/tmp/{} sha256:abcd", "ü".repeat(3000));
-        let short = shortened(&long);
-        assert!(
-            short.len() <= MAX_RESULT_DETAIL && short.starts_with("/tmp/ü") && short.ends_with(" sha256:abcd"),
-            "{short}"
-        );
-        assert_eq!(shortened("short"), "short");
+impl Verifier {
+    /// A verifier `v1` whose store and root lie in `dir`, with no reference values and nobody to certify devices.
+    pub(crate) fn in_folder(dir: &std::path::Path, clock: fn() -> UnixSeconds) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = dir.join("root-key.pem");
+        if !root.exists() {
+            std::fs::write(&root, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+            std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let store = Store::open(&dir.join("store.sqlite")).unwrap();
+        let keys = Keyring::open(&store, &root, clock()).unwrap();
+        let rules = Rules {
+            references: Arc::default(),
+            policy: appraisal::Policy::default(),
+            roots: crate::identity::EkRoots::default(),
+        };
+        let calendar = Calendar::open(&store, keys.root()).unwrap();
+        Self {
+            name: Name::new("v1").unwrap(),
+            guard: ClockGuard::new(clock(), calendar.latest()),
+            keys,
+            calendar,
+            period: watch::Sender::new(3600).subscribe(),
+            challenges: ChallengeKey::new(&*store.secret("challenge").unwrap()),
+            store,
+            metrics: Arc::new(Metrics::new()),
+            rules: watch::Sender::new(Arc::new(rules)).subscribe(),
+            issuer: Issuer::Nobody,
+            admit: Admit::Enrolment,
+            clock,
+            enrolment: enrol::Desk::default(),
+            rates: Rates::default(),
+            ready: Arc::new(Readiness::waiting_for(&[])),
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,12 @@ pub const ENROLMENT_KEY_HOURS: u64 = 2;
 
 /// Body of an HTTP request: a product or a sentence.
 pub const MAX_HTTP_BODY: usize = 16 * 1024;
+/// Endorsement keys that an operator lists in one go.
+pub const MAX_ALLOWED: usize = 100_000;
+/// Body of a request that lists them: an id and a short product each.
+pub const MAX_ALLOWED_BODY: usize = 16 * 1024 * 1024;
+/// A file that lists them, bytes.
+pub const MAX_ALLOWED_FILE: u64 = 16 * 1024 * 1024;
 /// HTTP connections at a time.
 pub const MAX_HTTP_CONNECTIONS: usize = 256;
 /// Longest wait for fresh evidence, seconds.

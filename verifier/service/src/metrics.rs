@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use appraisal::Verdict;
+use appraisal::{Basis, Verdict};
 use prometheus_client::{
     encoding::text::encode,
     metrics::{
@@ -24,6 +24,10 @@ pub struct Metrics {
     registry: Registry,
     refused: Family<Label, Counter>,
     accepted: Family<Label, Counter>,
+    by_basis: Family<Label, Counter>,
+    requests: Family<Label, Counter>,
+    epoch: Gauge,
+    keys_end: Gauge,
     enrolments: Family<Label, Counter>,
     malformed: Family<Label, Counter>,
     dropped: Family<Label, Counter>,
@@ -54,6 +58,10 @@ impl Metrics {
             registry: Registry::with_prefix("countersign"),
             refused: Family::default(),
             accepted: Family::default(),
+            by_basis: Family::default(),
+            requests: Family::default(),
+            epoch: Gauge::default(),
+            keys_end: Gauge::default(),
             enrolments: Family::default(),
             malformed: Family::default(),
             dropped: Family::default(),
@@ -75,6 +83,18 @@ impl Metrics {
             self.refused.clone(),
         );
         registry.register("evidence_accepted", "Evidence judged and committed, by verdict", self.accepted.clone());
+        registry.register(
+            "evidence_by_basis",
+            "Evidence judged and committed, by what shows that it is fresh",
+            self.by_basis.clone(),
+        );
+        registry.register("requests", "Requests for evidence that nobody outside asked for", self.requests.clone());
+        registry.register("epoch", "Number of the open epoch: seconds since 1970", self.epoch.clone());
+        registry.register(
+            "keys_end",
+            "When the keys that this verifier signs with end: seconds since 1970",
+            self.keys_end.clone(),
+        );
         registry.register("enrolments", "Enrolments, by outcome", self.enrolments.clone());
         registry.register("malformed", "Messages that could not be decoded, by kind", self.malformed.clone());
         registry.register("dropped", "Messages dropped unread, by reason", self.dropped.clone());
@@ -96,8 +116,28 @@ impl Metrics {
     }
 
     /// Evidence was judged and committed.
-    pub fn accepted(&self, verdict: Verdict) {
+    pub fn accepted(&self, verdict: Verdict, basis: Basis) {
         self.accepted.get_or_create(&[("verdict", verdict.name())]).inc();
+        let basis = match basis {
+            Basis::Request { .. } => "request",
+            Basis::Epoch { .. } => "epoch",
+        };
+        self.by_basis.get_or_create(&[("basis", basis)]).inc();
+    }
+
+    /// A device was asked for evidence: unannounced, or after a replay.
+    pub fn requested(&self, why: &'static str) {
+        self.requests.get_or_create(&[("why", why)]).inc();
+    }
+
+    /// This epoch is open.
+    pub fn epoch(&self, number: u64) {
+        self.epoch.set(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+
+    /// The keys in force end then.
+    pub fn keys_end(&self, at: u64) {
+        self.keys_end.set(i64::try_from(at).unwrap_or(i64::MAX));
     }
 
     /// An enrolment ended: `enrolled`, or the code of the check that failed.
@@ -149,7 +189,8 @@ mod tests {
     fn counters_appear_under_their_names() {
         let metrics = Metrics::new();
         metrics.refused("quote.signature");
-        metrics.accepted(Verdict::Affirmed);
+        metrics.accepted(Verdict::Affirmed, Basis::Epoch { number: 5 });
+        metrics.epoch(5);
         metrics.enrolment("enrolled");
         metrics.malformed("evidence");
         metrics.dropped("rate");
@@ -158,6 +199,8 @@ mod tests {
         for line in [
             "countersign_evidence_refused_total{code=\"quote.signature\"} 1",
             "countersign_evidence_accepted_total{verdict=\"affirmed\"} 1",
+            "countersign_evidence_by_basis_total{basis=\"epoch\"} 1",
+            "countersign_epoch 5",
             "countersign_enrolments_total{outcome=\"enrolled\"} 1",
             "countersign_malformed_total{what=\"evidence\"} 1",
             "countersign_dropped_total{why=\"rate\"} 1",

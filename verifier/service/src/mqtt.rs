@@ -7,18 +7,22 @@
 //! with the change of number. The number of messages between arrival and acknowledgement is bounded: the broker is told
 //! (receive maximum, MQTT 5 §3.3.4) and held to it, so that there is always room for their acknowledgements, and neither
 //! side waits for the other.
+//!
+//! What the broker retains for all devices is published first on every connection that answers go to, in one order: keys
+//! before what they sign. A connection that ends takes along what was still to be retained; the next one begins with what
+//! holds then, so that nothing old overwrites it.
 
 use std::{
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use rumqttc::{
     NetworkOptions, Outgoing as Sent, TlsConfiguration, Transport,
     v5::{
-        AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError,
+        AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Request, StateError,
         mqttbytes::{
             QoS,
             v5::{ConnectReturnCode, Filter, Packet, Publish, SubAck, SubscribeReasonCode},
@@ -162,6 +166,8 @@ impl Link {
         let (connected, is_connected) = watch::channel(false);
         let mut trouble = Trouble::new(self, "answering");
         let max_message = self.broker.max_message_bytes;
+        let retained = Arc::new(Mutex::new(Retained::default()));
+        let first = Arc::clone(&retained);
         tokio::spawn(async move {
             loop {
                 let event = tokio::select! {
@@ -171,19 +177,61 @@ impl Link {
                 };
                 match event {
                     Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                        lock(&first).begin(&mut events);
                         trouble.over();
                         connected.send_replace(true);
                     }
-                    Ok(_) => {}
+                    Ok(_) => lock(&first).catch_up(&mut events),
                     Err(error) => {
+                        lock(&first).end(&mut events);
                         connected.send_replace(false);
                         trouble.wait(trouble.advice(&error)).await;
                     }
                 }
             }
         });
-        Publisher { client, connected: is_connected, max_message }
+        Publisher { client, connected: is_connected, max_message, retained }
     }
+}
+
+/// What the broker keeps for whoever subscribes later, in the order of publishing.
+#[derive(Debug, Default)]
+struct Retained {
+    messages: Vec<Outgoing>,
+    connected: bool,
+    /// Something new found no room in the queue.
+    owed: bool,
+}
+
+impl Retained {
+    /// A connection has come up: they go before everything that waits, and in the place of what an earlier connection
+    /// did not get rid of.
+    fn begin(&mut self, events: &mut EventLoop) {
+        self.connected = true;
+        self.owed = false;
+        events.pending.retain(|request| !matches!(request, Request::Publish(publish) if publish.retain));
+        for Outgoing { topic, payload } in self.messages.iter().rev() {
+            let mut publish = Publish::new(topic.clone(), QoS::AtLeastOnce, payload.clone(), None);
+            publish.retain = true;
+            events.pending.push_front(Request::Publish(publish));
+        }
+    }
+
+    fn catch_up(&mut self, events: &mut EventLoop) {
+        if self.owed {
+            self.begin(events);
+        }
+    }
+
+    /// What is queued for the connection that has ended is taken out, so that [`Retained::begin`] finds it.
+    fn end(&mut self, events: &mut EventLoop) {
+        self.connected = false;
+        events.clean();
+    }
+}
+
+fn lock(retained: &Mutex<Retained>) -> MutexGuard<'_, Retained> {
+    retained.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A message that nobody has looked at.
@@ -194,6 +242,11 @@ pub struct Message {
 }
 
 impl Message {
+    #[cfg(test)]
+    pub(crate) fn for_test(topic: &str, payload: &[u8]) -> Self {
+        Self { publish: Publish::new(topic, QoS::AtLeastOnce, payload.to_vec(), None), connection: 0 }
+    }
+
     /// Where it was published; `None` where that is not text.
     #[must_use]
     pub fn topic(&self) -> Option<&str> {
@@ -336,6 +389,7 @@ pub struct Publisher {
     client: AsyncClient,
     connected: watch::Receiver<bool>,
     max_message: usize,
+    retained: Arc<Mutex<Retained>>,
 }
 
 /// A message to a device.
@@ -352,6 +406,22 @@ impl Publisher {
     #[must_use]
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.connected.clone()
+    }
+
+    /// Has the broker retain these: published first on every connection from now on, in this order, and on the one that
+    /// stands where they differ from those before.
+    pub fn retain(&self, messages: Vec<Outgoing>) {
+        let mut retained = lock(&self.retained);
+        let before = std::mem::replace(&mut retained.messages, messages);
+        if !retained.connected {
+            return;
+        }
+        let new = retained.messages.iter().filter(|message| !before.contains(message));
+        let publish = |Outgoing { topic, payload }: &Outgoing| {
+            self.client.try_publish(topic.clone(), QoS::AtLeastOnce, true, payload.clone())
+        };
+        let sent = new.map(publish).all(|sent| sent.is_ok());
+        retained.owed |= !sent;
     }
 
     /// Publishes in order, and returns how many could not be: without a connection or room in time they are dropped,

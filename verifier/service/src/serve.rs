@@ -19,21 +19,26 @@ use thiserror::Error;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 
 use crate::{
     broker::{BrokerError, Mosquitto},
-    certificates::{BrokerCa, CertificateError},
+    broker_access::{self, Access},
+    certificates::CertificateError,
+    clock::ClockGuard,
     config::Config,
     enrol,
+    epochs::Calendar,
     http::{self, App, Readiness, Token, TokenError},
     ingest::{self, Rates, Verifier},
-    keys::{KeyError, SigningKey},
+    keys::{KeyError, Keyring},
+    issuer::Issuer,
     limits::MAX_QUEUED_CHECKS,
     metrics::Metrics,
     mqtt::{Link, LinkError},
+    recheck,
     references::{Rules, RulesError},
     store::{Store, StoreError},
 };
@@ -97,7 +102,8 @@ impl ServeError {
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
         match self {
-            Self::Key(_) | Self::Certificate(_) | Self::Token(_) | Self::Link(_) => true,
+            Self::Key(error) => !matches!(error, KeyError::Store(_)),
+            Self::Certificate(_) | Self::Token(_) | Self::Link(_) => true,
             Self::Rules(error) => !matches!(error, RulesError::Store(_)),
             Self::Broker(error) => matches!(error, BrokerError::NoConfiguration(_)),
             _ => false,
@@ -118,22 +124,23 @@ pub struct Service {
     http: SocketAddr,
     rules: watch::Sender<Arc<Rules>>,
     references: watch::Sender<Arc<ReferenceIndex>>,
+    period: watch::Sender<u32>,
     stop: watch::Sender<bool>,
     ready: Arc<Readiness>,
     connections: Vec<(&'static str, watch::Receiver<bool>)>,
     tasks: JoinSet<()>,
-    broker: Option<tokio::task::JoinHandle<()>>,
+    brokers: JoinSet<()>,
     _lock: File,
 }
 
-/// Serves until a signal ends it.
+/// Serves until a signal ends it. With `accept_clock`, the system's clock counts although a later time was seen.
 ///
 /// # Errors
 /// [`ServeError`] where it cannot start.
-pub async fn serve(config: Config) -> Result<(), ServeError> {
+pub async fn serve(config: Config, accept_clock: bool) -> Result<(), ServeError> {
     let listen = |kind| signal(kind).map_err(ServeError::Signals);
     let signals = [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?];
-    let service = Service::start(config).await?;
+    let service = Service::start_by(config, accept_clock).await?;
     service.run(signals).await;
     Ok(())
 }
@@ -144,45 +151,67 @@ impl Service {
     /// # Errors
     /// [`ServeError`] names what is missing.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
+        Self::start_by(config, false).await
+    }
+
+    /// [`Service::start`]; with `accept_clock`, an operator says that the system's clock is right.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_by(config: Config, accept_clock: bool) -> Result<Self, ServeError> {
         // Whoever links another provider beside ring would have to choose; TLS here names ring itself.
         drop(rustls::crypto::ring::default_provider().install_default());
         let (client_id, lock) = client_id(&config)?;
         let link = Link::new(&config.broker, client_id)?;
         let token = Arc::new(Token::read(&config.http.token_file)?);
         let store = Store::open(&config.store())?;
+        prepare(&store, accept_clock)?;
         let rules = Arc::new(Rules::load(&config, &store, now())?);
         let references = watch::Sender::new(Arc::clone(&rules.references));
         let rules = watch::Sender::new(rules);
         let metrics = Arc::new(Metrics::new());
         let ready = Arc::new(Readiness::waiting_for(&[RECEIVING, ANSWERING]));
-        let verifier = Arc::new(verifier(&config, &store, &metrics, rules.subscribe(), Arc::clone(&ready))?);
-        let mosquitto = config.broker.spawn.then(|| Mosquitto::find(&config.broker.mosquitto)).transpose()?;
+        let period = watch::Sender::new(config.epoch_seconds);
+        let sources = Sources { rules: rules.subscribe(), period: period.subscribe() };
+        let verifier = Arc::new(verifier(&config, &store, &metrics, sources, Arc::clone(&ready))?);
+        let brokers = if config.broker.spawn {
+            vec![Mosquitto::find(&config.broker.mosquitto)?, Mosquitto::find(&config.broker.enrolment)?]
+        } else {
+            Vec::new()
+        };
+        let access = Access::from_config(&config.broker)?;
+        // Before the broker reads them. Where that fails, it is tried and told again.
+        let shut_out = access.catch_up(&store, None, now()).ok().map(|(shut_out, _)| shut_out);
         let (listener, http) = bind(&config).await?;
 
         let stop = watch::Sender::new(false);
-        let broker = mosquitto.map(|mosquitto| tokio::spawn(mosquitto.supervise(stop.subscribe())));
+        let (access_changed, read_again) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let brokers = supervise(brokers, &stop, &read_again);
         let (inbox, receiving) = link.receive(filters(&config));
         let publisher = link.publish();
         let connections = vec![(RECEIVING, receiving), (ANSWERING, publisher.connected())];
         let (orders, ordered) = mpsc::channel(MAX_QUEUED_CHECKS);
         let app = App {
+            access_changed: Arc::clone(&access_changed),
             store: store.clone(),
             token,
             metrics,
             ready: Arc::clone(&ready),
             references: references.subscribe(),
-            orders,
-            keys: watch::channel(None).1,
+            orders: orders.clone(),
+            keys: verifier.keys.subscribe(),
             clock: now,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(ingest::run(verifier, inbox, publisher, ordered));
+        tasks.spawn(broker_access::keep(access, shut_out, store.clone(), now, access_changed, read_again));
+        tasks.spawn(recheck::run(store.clone(), rules.subscribe(), orders, now));
         tasks.spawn(async move {
             if let Err(error) = http::serve(listener, app).await {
                 tracing::error!("the HTTP API has ended: {error}");
             }
         });
-        Ok(Self { config, store, http, rules, references, stop, ready, connections, tasks, broker, _lock: lock })
+        Ok(Self { config, store, http, rules, references, period, stop, ready, connections, tasks, brokers, _lock: lock })
     }
 
     /// Where the HTTP API listens.
@@ -244,44 +273,80 @@ impl Service {
         drop(writeln!(io::stdout(), "{line}"));
     }
 
-    /// Reads the rules again; what cannot be used leaves those in force.
+    /// Reads the rules again, and how long an epoch lasts; what cannot be used leaves what is in force.
     pub async fn reload(&self) {
-        let config = self.config.clone();
+        let period = match Config::load(self.config.file.as_deref(), std::env::vars_os()) {
+            Ok(config) => config.epoch_seconds,
+            Err(error) => return tracing::error!("not reloaded, what was in force stays: {error}"),
+        };
+        let config = Config { epoch_seconds: period, ..self.config.clone() };
         let loaded = self.store.off_thread(move |store| Rules::load(&config, store, now())).await;
         match loaded {
             Ok(rules) => {
                 self.references.send_replace(Arc::clone(&rules.references));
                 self.rules.send_replace(Arc::new(rules));
+                self.period.send_replace(period);
             }
             Err(error) => tracing::error!("not reloaded, what was in force stays: {error}"),
         }
     }
 
-    /// Ends everything, the broker last.
+    /// Ends everything, the brokers last.
     pub async fn end(mut self) {
         self.tasks.shutdown().await;
         self.stop.send_replace(true);
-        if let Some(broker) = self.broker.take() {
-            drop(broker.await);
-        }
+        while self.brokers.join_next().await.is_some() {}
     }
+}
+
+/// The first is the devices': only its rules change.
+fn supervise(brokers: Vec<Mosquitto>, stop: &watch::Sender<bool>, read_again: &Arc<Notify>) -> JoinSet<()> {
+    let mut running = JoinSet::new();
+    for (index, mosquitto) in brokers.into_iter().enumerate() {
+        let reload = if index == 0 { Arc::clone(read_again) } else { Arc::default() };
+        running.spawn(mosquitto.supervise(stop.subscribe(), reload));
+    }
+    running
+}
+
+/// What must be right before anything is judged.
+fn prepare(store: &Store, accept_clock: bool) -> Result<(), StoreError> {
+    if accept_clock {
+        tracing::warn!("the system's clock is taken for right, on an operator's word");
+        store.accept_clock(now())?;
+    }
+    store.restored_at()?.map_or(Ok(()), |restored| store.void_verdicts(restored))
+}
+
+/// What a reload changes.
+struct Sources {
+    rules: watch::Receiver<Arc<Rules>>,
+    period: watch::Receiver<u32>,
 }
 
 fn verifier(
     config: &Config,
     store: &Store,
     metrics: &Arc<Metrics>,
-    rules: watch::Receiver<Arc<Rules>>,
+    sources: Sources,
     ready: Arc<Readiness>,
 ) -> Result<Verifier, ServeError> {
+    let Sources { rules, period } = sources;
+    let keys = Keyring::open(store, &config.key, now())?;
+    let calendar = Calendar::open(store, keys.root())?;
+    let guard = ClockGuard::new(now(), calendar.latest());
     Ok(Verifier {
         name: config.name.clone(),
-        key: SigningKey::load(&config.key)?,
+        keys,
+        calendar,
+        period,
+        guard,
         challenges: ChallengeKey::new(&*store.secret(CHALLENGE_SECRET)?),
         store: store.clone(),
         metrics: Arc::clone(metrics),
         rules,
-        ca: BrokerCa::load(&config.broker.ca, &config.broker.ca_key)?,
+        issuer: Issuer::from_config(&config.broker)?,
+        admit: config.broker.admit,
         clock: now,
         enrolment: enrol::Desk::default(),
         rates: Rates::default(),
@@ -307,7 +372,7 @@ async fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), ServeError> 
 /// The client id: stable, so that the broker keeps a session, and not to be guessed, for whoever connects with it ends
 /// this program's connection. The lock on its file keeps a second program from using it.
 fn client_id(config: &Config) -> Result<(String, File), ServeError> {
-    let path = config.data_dir.join("mqtt-client-id");
+    let path = config.client_id_file();
     let failed = |source| ServeError::Data { path: config.data_dir.clone(), source };
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let mut file = file.map_err(failed)?;

@@ -12,6 +12,9 @@ pub struct ServeArgs {
     /// Configuration; `verifier init` makes one.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// The system's clock is right, although this verifier has seen a later time
+    #[arg(long)]
+    pub accept_clock: bool,
 }
 
 /// Runs it until a signal ends it.
@@ -25,7 +28,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error, false),
     };
-    match runtime.block_on(serve(config)) {
+    match runtime.block_on(serve(config, args.accept_clock)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error, error.is_configuration()),
     }
