@@ -186,7 +186,7 @@ fn time(input: &Input<'_>, boot: &mut BootState, measured: &Measured, new_boot: 
     }
     let before = input.state.and_then(DeviceState::attested);
     let contradicted = boot.findings.iter().any(|finding| finding.code == Code::LogMismatch);
-    let lapsed = !new_boot && input.state.is_some_and(|state| state.expires <= input.now);
+    let lapsed = input.state.is_some_and(|state| state.expires <= input.now);
     let closed = boot.cover(measured.is_explained() && !contradicted, lapsed, &when);
     before.filter(|_| new_boot || closed.is_some())
 }

@@ -116,9 +116,7 @@ impl Current {
         };
         let mut at = 0_usize;
         for fault in standing.faults(state.map(|state| state.firmware_version)) {
-            // A revocation is an operator's word to this very device: no policy tolerates it away.
-            let tolerated = state.is_some_and(|state| state.tolerated.contains(&fault.code));
-            if !tolerated || fault.code == Code::IdentityRevoked {
+            if state.is_none_or(|state| !state.tolerated.contains(&fault.code)) {
                 current.add(at, fault, state, now);
                 at = at.saturating_add(1);
             }
@@ -149,7 +147,7 @@ impl Current {
         gone.iter().for_each(|code| vector.unset(code.row().claim.0));
         let left = causes.iter().map(|cause| cause.code.row());
         let worst = left.clone().map(|row| row.verdict).max().unwrap_or(Verdict::Affirmed);
-        let verdict = if expired { verdict } else { verdict.min(worst) };
+        let verdict = verdict.min(worst);
         if !expired {
             left.for_each(|row| row.lower(&mut vector, row.claim.1));
         }

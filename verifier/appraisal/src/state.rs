@@ -334,3 +334,82 @@ mod why {
         Why::from_number(u8::deserialize(deserializer)?).ok_or_else(|| D::Error::custom("unknown reason"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use evidence::tpm::Counters;
+    use serde_cbor::Value;
+
+    use super::*;
+
+    fn finding(code: Code, number: u64) -> Finding {
+        Finding { code, detail: number.to_string(), since: number }
+    }
+
+    fn state() -> DeviceState {
+        let counters = Counters { reset: 1, restart: 2, clock: 3 };
+        DeviceState {
+            last: Last { counters, evidence: [4; 32] },
+            boot: BootState::new(&counters),
+            verdict: Verdict::Affirmed,
+            vector: TrustVector::default(),
+            causes: vec![],
+            tolerated: vec![],
+            judged: 100,
+            expires: 200,
+            last_check: Why::Epoch,
+            release: None,
+            references: [5; 32],
+            product: None,
+            firmware_version: 6,
+            attester_version: "0.1.0".into(),
+            since: 7,
+            not_older_than: 90,
+            cleared: Some(8),
+            compromised: vec![finding(Code::RuntimeTextChanged, 9)],
+        }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_as_it_was() {
+        let mut state = state();
+        let when = crate::continuity::When { not_older_than: 90, received: 91 };
+        state.boot.keeps_pace(1, &when);
+        state.boot.cover(true, false, &when);
+        state.boot = state.boot.resumed(&Counters { reset: 1, restart: 9, clock: 10 });
+        state.boot.set_explained(Anchor { runtime: Track::from_start([1; 32]), ima: state.boot.ima }, false);
+        let bytes = serde_cbor::to_vec(&state).unwrap();
+        assert_eq!(serde_cbor::from_slice::<DeviceState>(&bytes).unwrap(), state);
+    }
+
+    #[test]
+    fn a_state_from_before_the_newer_fields_can_be_read() {
+        let mut map: BTreeMap<String, Value> = serde_cbor::from_slice(&serde_cbor::to_vec(&state()).unwrap()).unwrap();
+        for newer in ["since", "not_older_than", "cleared", "compromised"] {
+            assert!(map.remove(newer).is_some(), "{newer}");
+        }
+        let read: DeviceState = serde_cbor::from_slice(&serde_cbor::to_vec(&map).unwrap()).unwrap();
+        let expected = DeviceState { since: 0, not_older_than: 0, cleared: None, compromised: vec![], ..state() };
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn many_findings_of_one_kind_push_out_their_own_and_no_other() {
+        let mut findings = Vec::new();
+        assert!(keep(&mut findings, 4, finding(Code::ImaViolation, 0)));
+        (1..9).for_each(|n| _ = keep(&mut findings, 4, finding(Code::RuntimeUnmeasured, n)));
+        assert!(!keep(&mut findings, 4, finding(Code::RuntimeTextChanged, 9)));
+        assert!(!keep(&mut findings, 4, finding(Code::RuntimeTextChanged, 10)));
+        let kept: Vec<_> = findings.iter().map(|finding| (finding.code, finding.since)).collect();
+        let expected = [
+            (Code::ImaViolation, 0),
+            (Code::RuntimeUnmeasured, 1),
+            (Code::RuntimeUnmeasured, 2),
+            (Code::RuntimeTextChanged, 9),
+        ];
+        assert_eq!(kept, expected);
+        assert!(!keep(&mut vec![], 0, finding(Code::LogMismatch, 1)));
+    }
+}
