@@ -380,6 +380,14 @@ fn starts_of_the_tpm_while_nothing_is_decided_are_counted_from_what_was_last_kno
     let booted = pair.attest(Attach::LogsFrom(0));
     assert_eq!((booted.new_boot, codes(&booted)), (true, vec![Code::BootUnseen]));
     assert!(booted.state.causes[0].detail.contains(" 1 times"), "{:?}", booted.state.causes);
+    let mut bare = Pair::new();
+    bare.attest(Attach::LogsFrom(0));
+    bare.device.run("/bin/init", INIT);
+    bare.device.resume();
+    bare.attest(Attach::Nothing);
+    bare.device.resume();
+    let resumed = bare.attest(Attach::LogsFrom(0));
+    assert_eq!((resumed.new_boot, codes(&resumed)), (false, vec![Code::BootUnseen]));
 }
 
 #[test]
@@ -579,6 +587,18 @@ fn what_policy_tolerates_is_no_compromise_of_an_earlier_boot() {
     pair.device.reboot();
     pair.device.run("/bin/init", INIT);
     assert_eq!(pair.attest(Attach::LogsFrom(0)).state.verdict, Verdict::Affirmed);
+}
+
+#[test]
+fn a_finding_is_as_old_under_new_reference_values_that_give_it_too() {
+    let mut pair = Pair::seen();
+    pair.device.run("/tmp/implant", IMPLANT);
+    let found = pair.attest(Attach::LogsFrom(2)).state;
+    let executables = [("/bin/init", INIT), ("/bin/sh", SHELL)];
+    pair.judge.references = index(vec![signed("1.1", &executables, &[(0, [0; 32])])]);
+    let again = pair.attest(Attach::Nothing).state;
+    assert_ne!(again.references, found.references);
+    assert_eq!(again.causes[0].first_seen, found.judged);
 }
 
 #[test]
