@@ -16,7 +16,7 @@ use evidence::{
 use thiserror::Error;
 use tss_esapi::{
     Context, TctiNameConf, WrapperErrorKind,
-    constants::{CapabilityType, response_code::Tss2ResponseCodeKind},
+    constants::{CapabilityType, PropertyTag, response_code::Tss2ResponseCodeKind},
     handles::{KeyHandle, ObjectHandle, PcrHandle, TpmHandle},
     interface_types::{algorithm::HashingAlgorithm, resource_handles::Hierarchy, session_handles::AuthSession},
     structures::{
@@ -175,6 +175,17 @@ impl Quote {
     }
 }
 
+/// What a TPM says of itself (TPM 2.0 Part 2 §6.13, TPM_PT_FIXED).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Properties {
+    /// Maker, four letters of the TCG's registry.
+    pub manufacturer: String,
+    /// Firmware version, both halves.
+    pub firmware: (u32, u32),
+    /// Revision of the standard, times 100.
+    pub revision: u32,
+}
+
 /// A connection with the attestation key loaded.
 struct Session {
     context: Context,
@@ -205,6 +216,20 @@ impl Tpm {
     pub fn open(config: &TpmConfig) -> Result<Self, TpmError> {
         let session = Session::open(config)?;
         Ok(Self { config: config.clone(), ak_public: session.ak_public, session: Some(session), connections: 1 })
+    }
+
+    /// Who made it, and which firmware it has.
+    ///
+    /// # Errors
+    /// Where the TPM fails.
+    pub fn properties(&mut self) -> Result<Properties, TpmError> {
+        self.run("tell its properties", |session| {
+            let mut property = |tag| Ok(session.context.get_tpm_property(tag)?.unwrap_or_default());
+            let manufacturer: u32 = property(PropertyTag::Manufacturer)?;
+            let manufacturer = String::from_utf8_lossy(&manufacturer.to_be_bytes()).trim_matches('\0').to_owned();
+            let firmware = (property(PropertyTag::FirmwareVersion1)?, property(PropertyTag::FirmwareVersion2)?);
+            Ok(Properties { manufacturer, firmware, revision: property(PropertyTag::Revision)? })
+        })
     }
 
     /// How many connections were made so far. Where it grew, the TPM may have been restarted meanwhile.
@@ -426,8 +451,9 @@ fn parse_tcti(tcti: &str) -> Result<TctiNameConf, TpmError> {
     tcti.parse().map_err(|_| refused())
 }
 
-/// Whether somebody else keeps the TPM's few slots in order.
-fn has_resource_manager(tcti: &str) -> bool {
+/// Whether somebody else keeps the TPM's few slots in order, and shares it among programs.
+#[must_use]
+pub fn has_resource_manager(tcti: &str) -> bool {
     tcti.starts_with("tabrmd") || tcti.contains("tpmrm")
 }
 

@@ -51,15 +51,28 @@ impl Swtpm {
         Self::try_start().expect("a software TPM (Debian: swtpm, swtpm-tools) starts")
     }
 
+    /// Makes a TPM whose maker certified nothing, and starts it: no EK certificate in NV.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[must_use]
+    pub fn start_uncertified() -> Self {
+        Self::manufactured(&["--tpm2", "--overwrite", "--pcr-banks", "sha256"]).expect("a software TPM starts")
+    }
+
     /// [`Self::start`] for programs that report errors.
     ///
     /// # Errors
     /// Where `swtpm` or `swtpm-tools` are missing, or refuse.
     pub fn try_start() -> Result<Self> {
+        Self::manufactured(&["--tpm2", "--create-ek-cert", "--overwrite", "--pcr-banks", "sha256"])
+    }
+
+    fn manufactured(by: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("swtpm-").tempdir().context("cannot make a folder for the TPM")?;
         let ca_dir = dir.path().join("ca");
         let config = write_ca_config(&ca_dir)?;
-        manufacture(dir.path(), &config)?;
+        manufacture(dir.path(), &config, by)?;
         let roots = ["issuercert.pem", "swtpm-localca-rootca-cert.pem"].map(|name| ca_dir.join(name)).to_vec();
         let ek_certificates = ["ek-rsa2048.crt", "ek-secp384r1.crt"].map(|name| dir.path().join(name)).to_vec();
         let mut tpm = Self { tcti: String::new(), ca_dir, roots, ek_certificates, port: 0, process: None, dir };
@@ -189,10 +202,10 @@ fn write_ca_config(ca_dir: &Path) -> Result<PathBuf> {
 }
 
 /// What a TPM's maker does: seeds, EKs, and their certificates into NV.
-fn manufacture(dir: &Path, config: &Path) -> Result<()> {
+fn manufacture(dir: &Path, config: &Path, by: &[&str]) -> Result<()> {
     fs::create_dir(state(dir)).context("cannot make a folder for the TPM's state")?;
     let done = Command::new("swtpm_setup")
-        .args(["--tpm2", "--create-ek-cert", "--overwrite", "--pcr-banks", "sha256"])
+        .args(by)
         .arg("--tpmstate")
         .arg(state(dir))
         .arg("--config")

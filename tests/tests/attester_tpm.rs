@@ -17,7 +17,7 @@ use devices::swtpm::Swtpm;
 use evidence::{
     pcr::{extend_sha256, sha256},
     runtime_log::{Entry, Flags, Kind, entries, replay},
-    tpm::{AK_ATTRIBUTES, Attest, Public, tpm2b},
+    tpm::{AK_ATTRIBUTES, Attest, EkKey, Public, tpm2b},
 };
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
@@ -33,6 +33,13 @@ struct Bench {
 impl Bench {
     fn start() -> Self {
         let swtpm = Swtpm::start();
+        let state = swtpm.dir().join("attester");
+        Self { swtpm, state }
+    }
+
+    /// With a TPM that has no EK certificate.
+    fn uncertified() -> Self {
+        let swtpm = Swtpm::start_uncertified();
         let state = swtpm.dir().join("attester");
         Self { swtpm, state }
     }
@@ -194,7 +201,7 @@ fn endorsement_keys_come_with_their_certificates_also_when_clear_has_evicted_the
     let kinds: Vec<_> = before.keys.iter().map(|key| key.kind).collect();
     assert_eq!(kinds, [EkKind::P384, EkKind::Rsa2048]);
     for (key, file) in before.keys.iter().rev().zip(&bench.swtpm.ek_certificates) {
-        assert_eq!(key.certificate, fs::read(file).unwrap());
+        assert_eq!(key.certificate, Some(fs::read(file).unwrap()));
         assert_eq!(EkKind::of(&key.public), Some(key.kind));
     }
     bench.tool("clear", &["-c", "p"]);
@@ -202,8 +209,58 @@ fn endorsement_keys_come_with_their_certificates_also_when_clear_has_evicted_the
 }
 
 #[test]
-fn credentials_by_tpm2_makecredential_open_and_those_for_another_key_do_not() {
+fn without_certificates_the_keys_are_those_of_the_default_templates_and_the_id_is_the_first_ones() {
+    let bench = Bench::uncertified();
+    let found = bench.tpm().endorsement_keys().unwrap();
+    let kinds: Vec<_> = found.keys.iter().map(|key| key.kind).collect();
+    assert_eq!(kinds, EkKind::ALL);
+    assert!(!found.certified() && found.chain.is_empty());
+    for (key, algorithm) in found.keys.iter().zip(["ecc", "ecc384", "rsa"]) {
+        // tpm2-tools make the same key, and OpenSSL the SubjectPublicKeyInfo that a certificate of it would have.
+        if key.kind != EkKind::P384 {
+            bench.tool("createek", &["-c", "ek.ctx", "-G", algorithm, "-u", "ek.pem", "-f", "pem"]);
+            let spki = spki_by_openssl(&bench, "ek.pem");
+            assert_eq!(EkKey::of_public_area(&key.public).unwrap().spki(), spki, "{algorithm}");
+        }
+    }
+    let first = EkKey::of_public_area(&found.keys[0].public).unwrap();
+    assert_eq!(found.id(), Some(sha256(&first.spki())));
+    // After a clear they are made anew, and are the same.
+    bench.tool("clear", &["-c", "p"]);
+    assert_eq!(bench.tpm().endorsement_keys().unwrap(), found);
+}
+
+#[test]
+fn the_id_of_a_certified_tpm_is_that_of_the_key_in_its_certificate() {
     let bench = Bench::start();
+    let found = bench.tpm().endorsement_keys().unwrap();
+    assert!(found.certified());
+    for (key, file) in found.keys.iter().rev().zip(&bench.swtpm.ek_certificates) {
+        let name = file.to_str().unwrap();
+        let openssl = |arguments: &[&str]| Command::new("openssl").args(arguments).output().expect("openssl").stdout;
+        let public = openssl(&["x509", "-inform", "der", "-in", name, "-noout", "-pubkey"]);
+        fs::write(bench.swtpm.dir().join("certified.pem"), public).unwrap();
+        let spki = spki_by_openssl(&bench, "certified.pem");
+        assert_eq!(EkKey::of_public_area(&key.public).unwrap().spki(), spki);
+    }
+}
+
+fn spki_by_openssl(bench: &Bench, pem: &str) -> Vec<u8> {
+    let mut command = Command::new("openssl");
+    command.args(["pkey", "-pubin", "-outform", "der", "-in", pem]).current_dir(bench.swtpm.dir());
+    let output = command.output().expect("openssl is installed");
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
+#[test]
+fn credentials_by_tpm2_makecredential_open_and_those_for_another_key_do_not() {
+    for bench in [Bench::start(), Bench::uncertified()] {
+        credentials_open(&bench);
+    }
+}
+
+fn credentials_open(bench: &Bench) {
     let mut tpm = bench.tpm();
     let secret = b"thirty-two bytes of a secret ...";
     let dir = bench.swtpm.dir();
