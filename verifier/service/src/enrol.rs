@@ -241,7 +241,7 @@ impl Verifier {
     /// Keys with certificates: chains to roots, CRLs, deny list, templates.
     fn certified(&self, presentation: &Presentation) -> Result<(Vec<EkKey>, Vec<[u8; 32]>, Vouched), Failure> {
         let certificates: Vec<&[u8]> = presentation.certificates.iter().map(|der| der.as_slice()).collect();
-        let eks = self.verified(&EkChain::read(&certificates)?)?;
+        let (eks, verified) = self.verified(&EkChain::read(&certificates)?)?;
         if eks.len() != presentation.ek_public.len() {
             let why = "there is not one public area for each EK certificate";
             return Err(Refusal::new("identity.ek-template", why).into());
@@ -259,6 +259,7 @@ impl Verifier {
         let make = eks.iter().find_map(VerifiedEk::make);
         let endorsement = Endorsement {
             certificates: certificates.iter().map(|der| der.to_vec()).collect(),
+            verified,
             issuer: eks.first().map(|ek| ek.issuer().to_owned()).unwrap_or_default(),
             model: make.map(|make| make.model.clone()).unwrap_or_default(),
             version: make.map(|make| make.version.clone()).unwrap_or_default(),
@@ -269,12 +270,13 @@ impl Verifier {
         Ok((keys, digests, Vouched { by, manufacturer, endorsement }))
     }
 
-    /// Certificates that hold now; or, of a registered device, that held when it was registered: makers' certificates end
+    /// Certificates that hold now, and that instant; or, of a registered device, that held when it was registered: makers' certificates end
     /// while their TPMs live on, and nothing about the key has changed by that.
-    fn verified(&self, chain: &EkChain<'_>) -> Result<Vec<VerifiedEk>, Failure> {
+    fn verified(&self, chain: &EkChain<'_>) -> Result<(Vec<VerifiedEk>, UnixSeconds), Failure> {
+        let now = (self.clock)();
         let rules = Arc::clone(&self.rules.borrow());
-        let expired = match chain.verify(&rules.roots, timestamp((self.clock)())) {
-            Ok(eks) => return Ok(eks),
+        let expired = match chain.verify(&rules.roots, timestamp(now)) {
+            Ok(eks) => return Ok((eks, now)),
             Err(error @ IdentityError::EkCertificate { why: CertificateFault::Validity, .. }) => error,
             Err(error) => return Err(error.into()),
         };
@@ -282,7 +284,7 @@ impl Verifier {
         let Some(known) = known else { return Err(expired.into()) };
         let eks = chain.verify(&rules.roots, timestamp(known.first_seen))?;
         let all_known = eks.iter().all(|ek| known.eks.contains(ek.spki_digest()));
-        if all_known { Ok(eks) } else { Err(expired.into()) }
+        if all_known { Ok((eks, known.first_seen)) } else { Err(expired.into()) }
     }
 
     /// Keys without certificates, one of which an operator has listed.

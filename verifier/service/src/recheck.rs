@@ -149,3 +149,166 @@ fn verify(endorsed: &Endorsed, roots: &EkRoots) -> Option<Result<EkClass, Identi
         RootClass::Software => EkClass::Software,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use appraisal::{Policy, Verdict};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        identity::DenyList,
+        store::{
+            Endorsement, NewRegistration, Registered,
+            tests::{NOW, accepted, commit, id, registration, store},
+        },
+    };
+
+    fn vector(name: &str) -> Vec<u8> {
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/ek").join(name)).unwrap()
+    }
+
+    /// A fleet of one device with the certificates of the test vectors, one with a listed key, and one from before
+    /// certificates were kept; and the lists.
+    struct Fleet {
+        store: Store,
+        lists: TempDir,
+        certified: DeviceId,
+        _folder: TempDir,
+    }
+
+    impl Fleet {
+        fn new() -> Self {
+            let (folder, store) = store();
+            let lists = tempfile::tempdir().unwrap();
+            fs::create_dir_all(lists.path().join("ek_roots/software")).unwrap();
+            let fleet = Self { store, lists, certified: id(1), _folder: folder };
+            fleet.trust(true);
+            let certificates: Vec<Vec<u8>> = ["ek-ecc384.crt", "ek-rsa2048.crt"].map(vector).to_vec();
+            let eks = [[1; 32], [2; 32]].to_vec();
+            let endorsement = Endorsement { certificates, verified: 1_796_083_200, ..Endorsement::default() };
+            let new = NewRegistration { endorsement, eks, ..registration(1) };
+            assert_eq!(fleet.store.register(new).unwrap(), Registered::New);
+            fleet.store.register(NewRegistration { uncertified: true, ..registration(2) }).unwrap();
+            fleet.store.register(registration(3)).unwrap();
+            fleet
+        }
+
+        fn trust(&self, yes: bool) {
+            for name in ["issuer.pem", "root.pem"] {
+                let file = self.lists.path().join("ek_roots/software").join(name);
+                if yes { fs::write(file, vector(name)).unwrap() } else { fs::remove_file(file).unwrap() }
+            }
+        }
+
+        fn rules(&self, deny: &str) -> Arc<Rules> {
+            let file = self.lists.path().join("deny.toml");
+            fs::write(&file, deny).unwrap();
+            let roots = EkRoots::load(&self.lists.path().join("ek_roots")).unwrap();
+            let roots = roots.denying(DenyList::load(&file).unwrap());
+            Arc::new(Rules { references: Arc::default(), policy: Policy::default(), roots })
+        }
+
+        /// Devices that stand otherwise by these lists.
+        fn look(&self, deny: &str) -> Vec<DeviceId> {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let done = runtime.block_on(fleet(&self.store, &self.rules(deny), || NOW)).unwrap();
+            assert_eq!(done.all, 3);
+            done.changed
+        }
+
+        fn stands(&self, device: DeviceId) -> (Verdict, Vec<Code>) {
+            let summary = self.store.device(device, NOW + 1).unwrap().unwrap().summary;
+            (summary.verdict, summary.causes.iter().map(|cause| cause.code).collect())
+        }
+
+        fn notes(&self, device: DeviceId) -> Vec<String> {
+            let history = self.store.history(device, NOW).unwrap();
+            history.into_iter().filter_map(|row| row.note).collect()
+        }
+    }
+
+    const EK: &str =
+        "[[ek]]\nsha256 = \"0202020202020202020202020202020202020202020202020202020202020202\"\nwhy = \"y\"\n";
+
+    #[test]
+    fn what_the_lists_say_counts_at_once_and_no_longer_than_they_say_it() {
+        let fleet = Fleet::new();
+        assert_eq!(fleet.look(""), []);
+        commit(&fleet.store, accepted(1, 1, None));
+        assert_eq!(fleet.stands(fleet.certified), (Verdict::Affirmed, vec![]));
+        for (list, code) in [
+            // The second key of the TPM shuts out the device whose id is the first's.
+            (EK, Code::IdentityEkDenied),
+            ("[[manufacturer]]\nid = \"id:00001014\"\nwhy = \"y\"\n", Code::IdentityEkDenied),
+        ] {
+            assert!(fleet.look(list).contains(&fleet.certified));
+            assert_eq!(fleet.look(list), [], "it stands as the lists have it");
+            assert_eq!(fleet.stands(fleet.certified), (Verdict::Contraindicated, vec![code]));
+            assert!(fleet.look("").contains(&fleet.certified));
+            assert_eq!(fleet.stands(fleet.certified), (Verdict::Affirmed, vec![]));
+        }
+        let notes = fleet.notes(fleet.certified);
+        assert_eq!(notes.len(), 4);
+        assert!(notes[0].starts_with("identity.ek-denied") && notes[1] == "holds again", "{notes:?}");
+    }
+
+    #[test]
+    fn a_device_whose_root_was_taken_away_is_unknown_until_it_is_back() {
+        let fleet = Fleet::new();
+        commit(&fleet.store, accepted(1, 1, None));
+        fleet.trust(false);
+        assert_eq!(fleet.look(""), [fleet.certified], "the others have no certificates");
+        assert_eq!(fleet.stands(fleet.certified), (Verdict::Unknown, vec![Code::IdentityEkUntrusted]));
+        let registration = fleet.store.registration(fleet.certified).unwrap().unwrap();
+        let standing = fleet.rules("").standing(&registration);
+        assert_eq!(standing.endorsement.map(|finding| finding.code), Some(Code::IdentityEkUntrusted));
+        fleet.trust(true);
+        assert_eq!(fleet.look(""), [fleet.certified]);
+        assert_eq!(fleet.stands(fleet.certified), (Verdict::Affirmed, vec![]));
+    }
+
+    #[test]
+    fn firmware_is_held_against_the_last_quote_and_given_to_the_next_appraisal() {
+        let fleet = Fleet::new();
+        // The quote's firmware is 7.
+        let list =
+            "[[firmware]]\nmanufacturer = \"id:00001014\"\nfrom = \"0.0.0.7\"\nto = \"0.0.0.8\"\nwhy = \"weak\"\n";
+        assert_eq!(fleet.look(list), [], "no evidence yet");
+        commit(&fleet.store, accepted(1, 1, None));
+        assert_eq!(fleet.look(list), [fleet.certified]);
+        assert_eq!(fleet.stands(fleet.certified), (Verdict::Contraindicated, vec![Code::HardwareFirmwareDenied]));
+        let registration = fleet.store.registration(fleet.certified).unwrap().unwrap();
+        let standing = fleet.rules(list).standing(&registration);
+        assert_eq!((standing.denied_firmware.len(), standing.endorsement), (1, None));
+        assert_eq!(fleet.look(""), [fleet.certified]);
+    }
+
+    #[test]
+    fn a_ruling_on_a_registration_that_was_renewed_meanwhile_changes_nothing() {
+        let fleet = Fleet::new();
+        let (looked_at, _) = fleet.store.endorsed(Place::default(), 1).unwrap();
+        let again = NewRegistration { eks: vec![[1; 32]], ..registration(1) };
+        assert_eq!(fleet.store.register(again).unwrap(), Registered::Same);
+        let denied = Some(("identity.ek-revoked".to_owned(), "x".to_owned()));
+        let rulings = looked_at.into_iter().map(|endorsed| (endorsed, Ruling { denied: denied.clone(), class: None }));
+        fleet.store.rule(rulings.collect(), NOW).unwrap();
+        assert_eq!(fleet.store.registration(fleet.certified).unwrap().unwrap().denied, None);
+    }
+
+    #[test]
+    fn every_page_is_looked_at() {
+        let (_folder, store) = store();
+        let many = u64::try_from(MAX_RECHECKED).unwrap() + 3;
+        for number in 0..many {
+            store.register(registration(number)).unwrap();
+        }
+        let list = format!("[[ek]]\nsha256 = \"{}\"\nwhy = \"y\"\n", DeviceId(registration(many - 1).eks[0]));
+        let fleet_of = Fleet::new();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let done = runtime.block_on(fleet(&store, &fleet_of.rules(&list), || NOW)).unwrap();
+        assert_eq!(done, Rechecked { all: MAX_RECHECKED + 3, changed: vec![id(many - 1)] });
+    }
+}

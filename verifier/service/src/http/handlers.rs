@@ -7,7 +7,7 @@ use axum::{
     Extension, Json,
     body::Bytes,
     extract::{
-        Path, Query, State,
+        Path, Query, Request, State,
         rejection::{BytesRejection, QueryRejection},
     },
     http::{StatusCode, header},
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     identity::{read_id, read_product},
-    limits::{MAX_ALLOWED, MAX_CHECK_WAIT, MAX_LABELS, MAX_OPERATOR_TEXT, MAX_PAGE},
+    limits::{MAX_ALLOWED, MAX_ALLOWED_BODY, MAX_CHECK_WAIT, MAX_LABELS, MAX_OPERATOR_TEXT, MAX_PAGE},
     store::{Allowed, Detail, Filter, Forgotten, LabelChange, Labelled, Unresolved},
 };
 
@@ -215,9 +215,12 @@ pub(super) async fn ak_certificate(State(app): State<App>, Path(id): Path<String
 pub(super) async fn allow(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    bytes: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Answer<AllowedJson> {
-    let AllowJson { keys } = body(bytes)?;
+    // Longer than any other body.
+    let bytes = axum::body::to_bytes(request.into_body(), MAX_ALLOWED_BODY).await;
+    let bytes = bytes.map_err(|error| Problem::new(Kind::TooLarge, format!("body: {error}")))?;
+    let AllowJson { keys } = body(Ok(bytes))?;
     if !(1..=MAX_ALLOWED).contains(&keys.len()) {
         return Err(Problem::new(Kind::BadRequest, format!("`keys` has 1 to {MAX_ALLOWED} entries")));
     }

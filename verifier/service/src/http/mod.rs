@@ -34,7 +34,7 @@ use tokio::{
 pub use token::{Token, TokenError};
 
 use crate::{
-    limits::{MAX_ALLOWED_BODY, MAX_HTTP_BODY},
+    limits::MAX_HTTP_BODY,
     metrics::Metrics,
     store::{Role, Store, StoreError, TokenEntry},
 };
@@ -151,12 +151,12 @@ fn routes() -> Vec<Route> {
         route("/v1/devices/{id}/history", Reader, get(handlers::history)),
         route("/v1/devices/{id}/result", Reader, get(handlers::result)),
         route("/v1/devices/{id}/ak-certificate", Reader, get(handlers::ak_certificate)),
-        route("/v1/allowed", Operator, post(handlers::allow).layer(DefaultBodyLimit::max(MAX_ALLOWED_BODY))),
         route("/v1/devices/{id}/approve", Operator, post(handlers::approve)),
         route("/v1/devices/{id}/revoke", Operator, post(handlers::revoke)),
         route("/v1/devices/{id}/check", Operator, post(handlers::check)),
         route("/v1/devices/{id}/labels", Operator, post(handlers::label)),
         route("/v1/devices/{id}/forget", Operator, post(handlers::forget)),
+        route("/v1/allowed", Operator, post(handlers::allow)),
         route("/v1/operator-log", Reader, get(operators::log)),
         route("/v1/keys", Reader, get(operators::keys)),
         route("/v1/keys/rotate", Administrator, post(operators::rotate_keys)),

@@ -4,7 +4,7 @@
 use appraisal::{DeviceState, EkClass, UnixSeconds};
 use evidence::claims::DeviceId;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
-use serde_bytes::ByteBuf;
+use serde_bytes::{ByteBuf, Bytes};
 
 use super::{
     Denial, Endorsement, Sql, Store, StoreError, What, decode, encode, operators,
@@ -128,16 +128,14 @@ pub(super) fn listed_product(c: &Connection, eks: &[[u8; 32]]) -> Sql<Option<Str
     Ok(listed(c, eks)?.flatten().next())
 }
 
-pub(super) fn write(c: &Connection, n: i64, endorsement: &Endorsement, now: UnixSeconds) -> Sql<()> {
-    let certificates: Vec<&serde_bytes::Bytes> =
-        endorsement.certificates.iter().map(|der| serde_bytes::Bytes::new(der)).collect();
+pub(super) fn write(c: &Connection, n: i64, endorsement: &Endorsement) -> Sql<()> {
     c.execute(
         "INSERT OR REPLACE INTO endorsement (device, certificates, verified, issuer, model, version, serials) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![
             n,
-            encode("certificates", &certificates)?,
-            signed(now),
+            certificates(&endorsement.certificates)?,
+            signed(endorsement.verified),
             endorsement.issuer,
             endorsement.model,
             endorsement.version,
@@ -145,6 +143,10 @@ pub(super) fn write(c: &Connection, n: i64, endorsement: &Endorsement, now: Unix
         ],
     )
     .map(drop)
+}
+
+fn certificates(list: &[Vec<u8>]) -> Sql<Vec<u8>> {
+    encode("certificates", &list.iter().map(|der| Bytes::new(der)).collect::<Vec<_>>())
 }
 
 fn endorsed(c: &Connection, after: Place, limit: usize) -> Sql<Vec<Endorsed>> {
@@ -183,8 +185,9 @@ fn read(row: &Row<'_>) -> Sql<Endorsed> {
 
 fn rule(c: &Connection, endorsed: &Endorsed, ruling: &Ruling, now: UnixSeconds) -> Sql<()> {
     let unchanged = "SELECT EXISTS (SELECT 1 FROM device d LEFT JOIN endorsement e ON e.device = d.n \
-                     WHERE d.n = ?1 AND d.id = ?2 AND coalesce(e.verified, ?3) = ?3)";
-    let parameters = params![endorsed.n, endorsed.device.0, signed(endorsed.verified)];
+                     WHERE d.n = ?1 AND d.id = ?2 AND coalesce(e.certificates, ?4) = ?3)";
+    let (certificates, none) = (certificates(&endorsed.certificates)?, certificates(&[])?);
+    let parameters = params![endorsed.n, endorsed.device.0, certificates, none];
     if !c.prepare_cached(unchanged)?.query_row(parameters, |row| row.get(0))? {
         return Ok(());
     }

@@ -274,7 +274,7 @@ fn write_keys(c: &Connection, n: i64, new: &NewRegistration) -> Sql<()> {
         "UPDATE registration SET ek_class = ?2, manufacturer = ?3, uncertified = ?4 WHERE device = ?1",
         params![n, class_number(new.ek_class), new.manufacturer, new.uncertified],
     )?;
-    endorsements::write(c, n, &new.endorsement, new.now)
+    endorsements::write(c, n, &new.endorsement)
 }
 
 /// Another attestation key in a new generation: of what the last one showed, the history alone stays.

@@ -16,6 +16,8 @@ use evidence::{
 pub struct Endorsement {
     /// Certificates as presented, DER.
     pub certificates: Vec<Vec<u8>>,
+    /// An instant at which their dates held.
+    pub verified: UnixSeconds,
     /// Name of the CA that signed the first endorsement key's certificate.
     pub issuer: String,
     /// The TPM's part number, as the certificate names it.
