@@ -60,6 +60,35 @@ pub(crate) struct Enrolled {
     pub(crate) credentials: Credentials,
     /// Whether it was registered before.
     pub(crate) before: bool,
+    /// Whether all verifiers at this broker registered it.
+    pub(crate) complete: bool,
+}
+
+/// What is kept of the enrolment at one broker, for whoever looks at it.
+pub(crate) struct Kept {
+    /// What to show the broker: the device's own, where it has that, else what it enrols with.
+    pub(crate) credentials: Option<Credentials>,
+    /// Whether those are the device's own.
+    pub(crate) own: bool,
+    /// Ids of the verifiers that registered the device, hexadecimal.
+    pub(crate) verifiers: Vec<String>,
+}
+
+/// What is kept of the enrolment at a broker, by its index in the configuration. Changes nothing.
+pub(crate) fn kept(broker: &Broker, at: usize, state: &StateDir) -> Result<Kept> {
+    let files = Files::of(broker, at);
+    let record: Record = state.read_json(&files.record)?.unwrap_or_default();
+    let own = match state.read(&files.certificate)?.filter(|_| !record.configured_certificate) {
+        Some(certificate) if state.path(KEY).exists() => Some(credentials(certificate, &connection_key(state)?)),
+        _ => None,
+    };
+    let is_own = own.is_some() || record.configured_certificate;
+    let credentials = match own {
+        Some(own) => Some(own),
+        None if broker.credentials.is_some() => Some(shared(broker)?),
+        None => None,
+    };
+    Ok(Kept { credentials, own: is_own, verifiers: record.verifiers })
 }
 
 /// What is kept of an enrolment.
@@ -110,23 +139,41 @@ pub(crate) async fn ensure(
             Some(certificate) if !record.configured_certificate => credentials(certificate, &key),
             _ => shared(broker)?,
         };
-        return Ok(Enrolled { device, credentials, before: true });
+        return Ok(Enrolled { device, credentials, before: true, complete: true });
     }
-    let door = Door::new(broker, state, device, own.filter(|_| standing != Standing::None), &key)?;
-    tracing::info!(%device, client = %door.client, "enrolling");
-    let done = door.enrol_all(&mut pinned, state, worker, &key).await?;
-    let handed_out = done.iter().map(|(_, certificate)| certificate).find(|certificate| !certificate.is_empty());
-    let credentials = match handed_out {
-        Some(certificate) => {
-            state.write(&files.certificate, certificate.as_bytes(), Readers::All)?;
-            credentials(certificate.clone().into_bytes(), &key)
-        }
-        None => shared(broker)?,
+    let all = pinned.len();
+    let missing = usable && pinned.iter().any(registered);
+    let door = if missing && !record.configured_certificate && broker.credentials.is_some() {
+        // The device's own place at the broker may be in use by the verifiers that did register it.
+        Door::new(broker, state, device, None, &key)?
+    } else {
+        Door::new(broker, state, device, own.clone().filter(|_| standing != Standing::None), &key)?
     };
-    let verifiers = done.iter().map(|(verifier, _)| HEXLOWER.encode(&verifier.0)).collect();
-    let configured_certificate = handed_out.is_none();
+    if missing {
+        pinned.retain(|verifier| !registered(verifier));
+    }
+    tracing::info!(%device, client = %door.client, "enrolling");
+    let done = match door.enrol_all(&mut pinned, state, worker, &key).await {
+        Err(error) if missing => {
+            tracing::error!("not enrolled with every verifier: {}", told(&error));
+            Vec::new()
+        }
+        done => done?,
+    };
+    let handed_out = done.iter().map(|(_, certificate)| certificate).find(|certificate| !certificate.is_empty());
+    let (credentials, configured_certificate) = match (own.filter(|_| missing), handed_out) {
+        (Some(own), _) if !record.configured_certificate => (credentials(own, &key), false),
+        (None, Some(certificate)) => {
+            state.write(&files.certificate, certificate.as_bytes(), Readers::All)?;
+            (credentials(certificate.clone().into_bytes(), &key), false)
+        }
+        _ => (shared(broker)?, true),
+    };
+    let mut verifiers = if missing { record.verifiers } else { Vec::new() };
+    verifiers.extend(done.iter().map(|(verifier, _)| HEXLOWER.encode(&verifier.0)));
+    let complete = verifiers.len() >= all;
     state.write_json(&files.record, &Record { device: device.to_string(), verifiers, configured_certificate })?;
-    Ok(Enrolled { device, credentials, before: false })
+    Ok(Enrolled { device, credentials, before: missing, complete })
 }
 
 /// Where the enrolment at one broker is kept: without more in the name for the first, which most devices have alone.

@@ -1,6 +1,7 @@
 //! The device program: in go a command line, configuration and the TPM; out come evidence, verdicts, and an exit code.
 
 mod attest;
+mod doctor;
 mod enrolment;
 mod exchange;
 mod link;
@@ -117,6 +118,12 @@ enum Command {
         #[arg(long)]
         bare: bool,
     },
+    /// Looks whether this device has all that it needs; exit code 1 where something is missing
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The last verdict, and when the next one comes
     Status {
         /// Print JSON
@@ -226,7 +233,11 @@ fn run(cli: Cli, output: &mut Output) -> Result<u8> {
         clap_complete::generate(shell, &mut Cli::command(), "attester", &mut script);
         return output.text(&String::from_utf8_lossy(&script)).map(|()| 0);
     }
-    let config = Config::load(cli.global.config.as_deref(), env::vars_os())?;
+    let config = Config::load(cli.global.config.as_deref(), env::vars_os());
+    if let Command::Doctor { json } = cli.command {
+        return doctor::print(config, json, output);
+    }
+    let config = config?;
     match cli.command {
         Command::Run => runtime()?.block_on(service::run(&config)).map(|()| 0),
         Command::Once { wait, json } => {
@@ -242,7 +253,7 @@ fn run(cli: Cli, output: &mut Output) -> Result<u8> {
             let state = StateDir::open(&config.state_dir)?;
             status::print(&state, json, output).map(|()| 0)
         }
-        Command::Completions { .. } => Ok(0),
+        Command::Completions { .. } | Command::Doctor { .. } => Ok(0),
     }
 }
 

@@ -137,6 +137,22 @@ fn ima_report(config: &Config) -> LogReport {
     })
 }
 
+/// PCRs 0 to 9 that the boot log does not lead to.
+pub(crate) fn differs_from_boot_log(config: &Config, tpm: &mut Tpm) -> Vec<u32> {
+    let report = boot_report(config);
+    tpm.pcr_values().map(|values| differs(&report, &all(&values))).unwrap_or_default()
+}
+
+fn all(values: &PcrValues) -> BTreeMap<u32, String> {
+    (0..).zip(values.all().iter().map(|value| HEXLOWER.encode(value))).collect()
+}
+
+/// What the operating system extends after boot is in no boot log.
+fn differs(boot_log: &LogReport, pcrs: &BTreeMap<u32, String>) -> Vec<u32> {
+    let differs = |pcr: &u32| boot_log.pcrs.get(pcr).is_some_and(|replayed| pcrs.get(pcr) != Some(replayed));
+    (0..=9).filter(differs).collect()
+}
+
 fn tpm_report(config: &Config, boot_log: &LogReport) -> TpmReport {
     let read = Tpm::open(&TpmConfig::from(config)).and_then(|mut tpm| tpm.pcr_values());
     let values = match read {
@@ -149,11 +165,8 @@ fn tpm_report(config: &Config, boot_log: &LogReport) -> TpmReport {
             };
         }
     };
-    let pcrs: BTreeMap<u32, String> = (0..).zip(values.all().iter().map(|value| HEXLOWER.encode(value))).collect();
-    let differs = |pcr: &u32| boot_log.pcrs.get(pcr).is_some_and(|replayed| pcrs.get(pcr) != Some(replayed));
-    // What the operating system extends after boot is in no boot log.
-    let differs_from_boot_log = (0..=9).filter(differs).collect();
-    TpmReport { pcrs, differs_from_boot_log, absent: None }
+    let pcrs = all(&values);
+    TpmReport { differs_from_boot_log: differs(boot_log, &pcrs), pcrs, absent: None }
 }
 
 fn file_report(file: &MeasuredFile) -> FileReport {

@@ -164,11 +164,6 @@ impl Pinned {
         Ok(())
     }
 
-    /// Whether there is something to open messages with.
-    pub(crate) const fn has_keys(&self) -> bool {
-        self.keys.is_some()
-    }
-
     /// Sequence and end of the present keys.
     pub(crate) fn keys(&self) -> Option<(u64, u64)> {
         self.keys.as_ref().map(|keys| (keys.content.sequence, keys.content.not_after))
@@ -403,7 +398,7 @@ mod tests {
         let mut kept: BTreeMap<String, Kept> = state.read_json(FILE).unwrap().unwrap();
         kept.values_mut().for_each(|kept| kept.message.clear());
         state.write_json(FILE, &kept).unwrap();
-        assert!(!restarted().has_keys());
+        assert_eq!(restarted().keys(), None);
         assert_eq!(restarted().take_keys(&old), Err(NotTrusted::Replaced(SEQUENCE, SEQUENCE + 1)));
     }
 

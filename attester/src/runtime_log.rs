@@ -73,6 +73,22 @@ pub enum LogProblem {
     Mismatch,
 }
 
+/// How log and PCR stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// There is no log of this boot, and the PCR is free for one.
+    NotBegun,
+    /// The log leads to the PCR's value.
+    Good {
+        /// Entries in the log.
+        entries: usize,
+        /// How many of them the PCR has seen; the rest follows when the log is opened.
+        extended: usize,
+    },
+    /// They disagree.
+    Problem(LogProblem),
+}
+
 /// The runtime log of this boot.
 #[derive(Debug)]
 pub struct RuntimeLog {
@@ -111,6 +127,33 @@ impl RuntimeLog {
         let mut log = Self { file, pcr, boot_log_value: start, loaded, connections: tpm.connections() };
         log.lock(tpm)?;
         Ok(log)
+    }
+
+    /// How log and PCR stand, without a change to either. Waits where another program measures.
+    ///
+    /// # Errors
+    /// [`RuntimeLogError`].
+    pub fn look(
+        state_dir: &Path,
+        pcr: RuntimePcr,
+        start: [u8; 32],
+        tpm: &mut Tpm,
+    ) -> Result<Standing, RuntimeLogError> {
+        let file = LogFile::in_folder(state_dir)?;
+        let _guard = file.lock()?;
+        let actual = tpm.pcr(pcr)?;
+        let now = Boot::now(tpm.counters()?, tpm.ak_public().name_digest(), pcr, &actual);
+        let of_now = |boot: &Boot| boot.same_tpm(&now) && boot.same_boot(&now);
+        let Some(boot) = file.boot().filter(of_now) else {
+            return Ok(if actual == start { Standing::NotBegun } else { Standing::Problem(LogProblem::Start) });
+        };
+        let loaded = Loaded::read(file.read()?, boot.start(), pcr);
+        let entries = loaded.ends.len();
+        Ok(match loaded.position_of(boot.start(), pcr, &actual) {
+            Some(_) if boot.unexpected_start => Standing::Problem(LogProblem::Start),
+            Some(extended) => Standing::Good { entries, extended },
+            None => Standing::Problem(LogProblem::Mismatch),
+        })
     }
 
     /// Takes the lock that all programs of this device share, and picks up what others appended.

@@ -102,9 +102,8 @@ struct Service<'a> {
 impl Service<'_> {
     fn connect_all(&mut self) {
         for broker in 0..self.enrolled.len() {
-            if self.enrolled[broker].is_some() {
-                self.connect(broker);
-            } else {
+            self.connect(broker);
+            if !self.enrolled[broker].as_ref().is_some_and(|enrolled| enrolled.complete) {
                 self.enrol_meanwhile(broker);
             }
         }
@@ -191,7 +190,7 @@ impl Service<'_> {
         });
     }
 
-    /// Enrols at a broker, however long it takes, beside what else goes on.
+    /// Enrols with all verifiers at a broker, however long it takes, beside what else goes on.
     fn enrol_meanwhile(&self, broker: usize) {
         let (config, state, worker) = (self.config.clone(), self.state.clone(), self.worker.clone());
         let events = self.events.clone();
@@ -201,6 +200,7 @@ impl Service<'_> {
                 let wait = jitter(pause, 0.5);
                 tokio::time::sleep(wait).await;
                 match ensure(&config, &state, &worker, broker, false).await {
+                    Ok(enrolled) if !enrolled.complete => pause = (pause * 2).min(LONGEST_PAUSE),
                     Err(error) if !error.is::<Usage>() && !error.is::<Ended>() => {
                         tracing::error!(broker = config.brokers[broker].place(), "not enrolled: {}", told(&error));
                         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -250,6 +250,11 @@ impl Status {
         self.alarm = None;
     }
 
+    /// The alarm, as it is told.
+    pub(crate) fn alarm_text(&self) -> Option<String> {
+        self.alarm.as_ref().map(|alarm| format!("since {}: {}", alarm.since, alarm.what))
+    }
+
     /// When the next attestation comes, by this device's clock.
     pub(crate) fn next_check_at(&mut self, at: Option<Duration>) {
         self.next_check = at.map(|at| timestamp(at.as_secs()));
@@ -270,8 +275,8 @@ impl Status {
     /// For people.
     fn lines(&self) -> String {
         let mut text = format!("device {}\n", self.device);
-        if let Some(Alarm { since, what }) = &self.alarm {
-            text.push_str(&format!("ALARM since {since}: {}\n", shown(what)));
+        if let Some(alarm) = self.alarm_text() {
+            text.push_str(&format!("ALARM {}\n", shown(&alarm)));
         }
         for (name, said) in &self.verifiers {
             text.push_str(&said.lines(name));
