@@ -18,7 +18,10 @@ use super::{
 use crate::{
     client::with_query,
     http::{
-        api::{AllowJson, AllowedJson, AllowedKeyJson, ApproveJson, AttestedJson, CauseJson, DeviceJson, DevicesJson, HistoryJson, OperatorLogJson, RevokeJson, SummaryJson},
+        api::{
+            AllowJson, AllowedJson, AllowedKeyJson, ApproveJson, AttestedJson, CauseJson, DeviceJson, DevicesJson,
+            HistoryJson, OperatorLogJson, RevokeJson, SummaryJson,
+        },
         problem::Kind,
     },
     identity::{read_ek, read_ids, read_product},
@@ -272,7 +275,13 @@ fn device_text(device: &DeviceJson) -> String {
         let why = summary.last_check.as_deref().unwrap_or("-");
         format!("{at} ({why})")
     });
-    let tpm = format!("{} ({})", identity.manufacturer, class_name(identity.ek_class));
+    let tpm = if identity.ek_certificate {
+        let make = [identity.manufacturer.as_str(), &identity.model, &identity.version];
+        let make = make.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
+        format!("{make} ({})", class_name(identity.ek_class))
+    } else {
+        "no endorsement certificate: listed by an operator".to_owned()
+    };
     let mut facts: Vec<Row> = vec![
         vec![cell("device"), cell(&summary.id)],
         vec![cell("verdict"), show::verdict(summary.verdict)],

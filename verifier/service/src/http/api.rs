@@ -128,10 +128,22 @@ pub struct IdentityJson {
     pub eks: Vec<String>,
     /// Class of the root that they lead to.
     pub ek_class: EkClass,
+    /// Whether the TPM's maker certified them; if not, an operator listed one.
+    pub ek_certificate: bool,
+    /// Who signed the certificate of the first of them.
+    pub ek_issuer: String,
+    /// Serial numbers of their certificates.
+    pub ek_serials: Vec<String>,
     /// The TPM's maker.
     pub manufacturer: String,
+    /// The TPM's part number.
+    pub model: String,
+    /// The TPM's firmware when it was made.
+    pub version: String,
     /// When it was enrolled.
     pub first_seen: String,
+    /// How often it was admitted: one more each time that a revocation ends.
+    pub generation: u32,
     /// Why it is shut out.
     pub revoked: Option<String>,
 }
@@ -198,8 +210,14 @@ impl From<&store::Detail> for DeviceJson {
                 ak: hex(registration.ak.name_digest()),
                 eks: registration.eks.iter().map(|ek| hex(ek)).collect(),
                 ek_class: registration.ek_class,
+                ek_certificate: !registration.uncertified,
+                ek_issuer: detail.endorsement.issuer.clone(),
+                ek_serials: detail.endorsement.serials.clone(),
                 manufacturer: registration.manufacturer.clone(),
+                model: detail.endorsement.model.clone(),
+                version: detail.endorsement.version.clone(),
                 first_seen: time(registration.first_seen),
+                generation: registration.generation,
                 revoked: registration.revoked.clone(),
             },
             running: detail

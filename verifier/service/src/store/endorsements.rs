@@ -145,6 +145,26 @@ pub(super) fn write(c: &Connection, n: i64, endorsement: &Endorsement) -> Sql<()
     .map(drop)
 }
 
+/// All but the certificates themselves.
+pub(super) fn of(c: &Connection, device: DeviceId) -> Sql<Endorsement> {
+    let mut select = c.prepare_cached(
+        "SELECT e.verified, e.issuer, e.model, e.version, e.serials FROM device d \
+         JOIN endorsement e ON e.device = d.n WHERE d.id = ?1",
+    )?;
+    let found = select.query_row([device.0], |row| {
+        let serials: String = row.get(4)?;
+        Ok(Endorsement {
+            certificates: Vec::new(),
+            verified: unsigned(row.get(0)?),
+            issuer: row.get(1)?,
+            model: row.get(2)?,
+            version: row.get(3)?,
+            serials: serials.split_whitespace().map(str::to_owned).collect(),
+        })
+    });
+    Ok(found.optional()?.unwrap_or_default())
+}
+
 fn certificates(list: &[Vec<u8>]) -> Sql<Vec<u8>> {
     encode("certificates", &list.iter().map(|der| Bytes::new(der)).collect::<Vec<_>>())
 }

@@ -8,8 +8,8 @@ use evidence::{claims::DeviceId, result::TrustVector};
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params, types::Value};
 
 use super::{
-    Detail, Filter, FleetCounts, HistoryRow, Page, Sql, Store, StoreError, Summary, What, damaged, decode, labels,
-    registry, shorten, signed,
+    Detail, Filter, FleetCounts, HistoryRow, Page, Sql, Store, StoreError, Summary, What, damaged, decode,
+    endorsements, labels, registry, shorten, signed,
     standing::{COLUMNS, Stands},
     unsigned, verdict_from, verdict_number,
 };
@@ -173,6 +173,7 @@ fn detail(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Deta
     let (summary, claims) = stored.summary(now);
     Ok(Some(Detail {
         claims,
+        endorsement: endorsements::of(c, device)?,
         registration,
         running: files(c, device, MAX_PAGE)?,
         files: unsigned(count.unwrap_or(0)),
@@ -227,9 +228,7 @@ impl Conditions {
             all.values.push((":release", Value::Text(release.clone())));
         }
         if let Some((key, value)) = &filter.label {
-            all.sql.push(
-                "d.n IN (SELECT l.device FROM label l WHERE l.key = :label_key AND l.value = :label_value)",
-            );
+            all.sql.push("d.n IN (SELECT l.device FROM label l WHERE l.key = :label_key AND l.value = :label_value)");
             all.values.push((":label_key", Value::Text(key.clone())));
             all.values.push((":label_value", Value::Text(value.clone())));
         }

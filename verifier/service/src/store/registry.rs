@@ -397,3 +397,93 @@ pub(super) const fn class_number(class: EkClass) -> i64 {
 const fn class_from(number: i64) -> EkClass {
     if number == class_number(EkClass::Hardware) { EkClass::Hardware } else { EkClass::Software }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{
+        Committed,
+        tests::{NOW, accepted, commit, contraindicated, id, registration, store, with_files},
+    };
+
+    fn rows(store: &Store, table: &str) -> i64 {
+        store.read(|c| c.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))).unwrap()
+    }
+
+    fn with_ak_of(number: u64, generation: u32) -> NewRegistration {
+        NewRegistration { ak: registration(number).ak, generation, now: NOW + 5, ..registration(1) }
+    }
+
+    fn readmit(store: &Store) {
+        store.revoke(id(1), "resold", "test", NOW).unwrap();
+        store.approve(id(1), Some("a/b"), "test", NOW + 3).unwrap();
+    }
+
+    #[test]
+    fn of_a_replaced_key_nothing_stays_but_history_and_it_is_free_again() {
+        let (_folder, store) = store();
+        store.register(registration(1)).unwrap();
+        commit(&store, with_files(contraindicated(accepted(1, 1, None)), &["a", "b"]));
+        readmit(&store);
+        assert_eq!(store.register(with_ak_of(7, 2)), Ok(Registered::Replaced));
+        assert_eq!(store.state(id(1)).unwrap(), None);
+        for table in ["device_state", "device_cause", "mset", "mset_file", "file"] {
+            assert_eq!(rows(&store, table), 0, "{table}");
+        }
+        let shown = store.device(id(1), NOW + 9).unwrap().unwrap();
+        assert_eq!(shown.summary.causes.iter().map(|cause| cause.code).collect::<Vec<_>>(), [Code::NeverSeen]);
+        assert_eq!(shown.summary.product.as_deref(), Some("a/b"));
+        let history = store.history(id(1), NOW + 9).unwrap();
+        let what: Vec<What> = history.iter().map(|row| row.what).collect();
+        assert_eq!(what, [What::Enrolled, What::Evidence, What::Revoked, What::Approved, What::Enrolled]);
+        // Evidence that was judged by the last key is on its way yet.
+        assert_eq!(commit(&store, accepted(1, 2, Some(1))), Committed::Lost);
+        // The key that was given up belongs to whoever proves it.
+        assert_eq!(store.register(NewRegistration { ak: registration(1).ak, ..registration(2) }), Ok(Registered::New));
+    }
+
+    #[test]
+    fn a_proof_for_another_generation_or_of_a_revoked_device_registers_nothing() {
+        let (_folder, store) = store();
+        assert_eq!(store.register(with_ak_of(1, 2)), Ok(Registered::Outdated));
+        assert_eq!(rows(&store, "device"), 0);
+        store.register(registration(1)).unwrap();
+        store.revoke(id(1), "?", "test", NOW).unwrap();
+        let before = store.registration(id(1)).unwrap();
+        for (number, generation) in [(1, 1), (7, 1), (7, 2)] {
+            assert_eq!(store.register(with_ak_of(number, generation)), Ok(Registered::Outdated));
+        }
+        assert_eq!(store.registration(id(1)).unwrap(), before);
+        store.approve(id(1), None, "test", NOW + 3).unwrap();
+        for (number, generation) in [(1, 1), (7, 1), (7, 3)] {
+            assert_eq!(store.register(with_ak_of(number, generation)), Ok(Registered::Outdated));
+        }
+        assert_eq!(store.register(with_ak_of(7, 2)), Ok(Registered::Replaced));
+    }
+
+    #[test]
+    fn only_the_end_of_a_revocation_opens_a_generation() {
+        let (_folder, store) = store();
+        store.register(registration(1)).unwrap();
+        store.approve(id(1), Some("a/b"), "test", NOW + 1).unwrap();
+        let approved = store.registration(id(1)).unwrap().unwrap();
+        assert_eq!((approved.generation, approved.since, approved.approved_at), (1, 0, NOW + 1));
+        store.revoke(id(1), "?", "test", NOW + 2).unwrap();
+        store.revoke(id(1), "??", "test", NOW + 3).unwrap();
+        store.approve(id(1), None, "test", NOW + 4).unwrap();
+        store.approve(id(1), None, "test", NOW + 5).unwrap();
+        let readmitted = store.registration(id(1)).unwrap().unwrap();
+        assert_eq!((readmitted.generation, readmitted.since, readmitted.approved_at), (2, NOW + 4, NOW + 5));
+    }
+
+    #[test]
+    fn an_endorsement_key_that_was_proved_once_stays_its_tpms() {
+        let (_folder, store) = store();
+        let eks = vec![[1; 32], [2; 32]];
+        store.register(NewRegistration { eks: eks.clone(), ..registration(1) }).unwrap();
+        store.register(NewRegistration { eks: vec![[1; 32], [3; 32]], ..registration(1) }).unwrap();
+        assert_eq!(store.registration(id(1)).unwrap().unwrap().eks, [[1; 32], [2; 32], [3; 32]]);
+        assert_eq!(store.owner_of(&[[9; 32], [2; 32]]).unwrap(), Some(id(1)));
+        assert_eq!(store.register(NewRegistration { eks, ..registration(2) }), Ok(Registered::KeyElsewhere));
+    }
+}

@@ -240,6 +240,8 @@ pub struct Detail {
     pub claims: TrustVector,
     /// What is registered of it.
     pub registration: Registration,
+    /// What vouches for its endorsement keys, without the certificates themselves.
+    pub endorsement: Endorsement,
     /// Files of its present boot, the first [`crate::limits::MAX_PAGE`] of them in order of their paths.
     pub running: Vec<MeasuredFile>,
     /// How many files there are.
