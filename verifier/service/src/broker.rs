@@ -23,6 +23,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Who ran so long did not die of its configuration: waiting begins anew.
 const RAN_WELL: Duration = Duration::from_secs(60);
+/// A new mosquitto takes a SIGHUP for the end until it has read its configuration, which then needs no second reading.
+const SETTLES: Duration = Duration::from_secs(2);
 /// Time to save sessions and queues when it is ended.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// Folders of system programs, which are not in every user's PATH.
@@ -71,7 +73,9 @@ impl Mosquitto {
             let started = Instant::now();
             match self.start() {
                 Ok(mut child) => {
-                    let Some(how) = attend(&mut child, &mut stop, &reload).await else { return end(child).await };
+                    let Some(how) = attend(&mut child, started, &mut stop, &reload).await else {
+                        return end(child).await;
+                    };
                     tracing::error!("mosquitto ended with {how}; what it said stands above; starting it again");
                 }
                 Err(error) => tracing::error!("cannot start {}: {error}", self.program.display()),
@@ -108,14 +112,23 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// How it ended; `None` where it is time to end it.
-async fn attend(child: &mut Child, stop: &mut watch::Receiver<bool>, reload: &Notify) -> Option<String> {
+async fn attend(
+    child: &mut Child,
+    started: Instant,
+    stop: &mut watch::Receiver<bool>,
+    reload: &Notify,
+) -> Option<String> {
+    let told = async || {
+        reload.notified().await;
+        sleep(SETTLES.saturating_sub(started.elapsed())).await;
+    };
     loop {
         tokio::select! {
             ended = child.wait() => {
                 return Some(ended.map_or_else(|error| error.to_string(), |status| status.to_string()));
             }
             () = stopped(stop) => return None,
-            () = reload.notified() => {
+            () = told() => {
                 if !send(child, Signal::HUP) {
                     tracing::error!("mosquitto could not be told to read its rules again");
                 }

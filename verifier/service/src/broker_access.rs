@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What follows this line in the topic rules is written here; what stands above it is the operator's.
-const MARK: &str =
+pub const MARK: &str =
     "# Devices that are shut out. `verifier serve` writes what follows this line; write nothing below it.\n";
 /// Another process of this verifier may have revoked, and certificates that end leave the list.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -83,6 +83,21 @@ impl Access {
     pub fn update(&self, shut_out: &ShutOut, now: UnixSeconds) -> Result<bool, AccessError> {
         let rules = self.update_rules(&shut_out.devices)?;
         Ok(self.update_list(&shut_out.certificates, now)? || rules)
+    }
+
+    /// Brings both files to where the store is, unless that is where they were `before`.
+    ///
+    /// # Errors
+    /// [`AccessError`]
+    pub fn catch_up(
+        &self,
+        store: &Store,
+        before: Option<&ShutOut>,
+        now: UnixSeconds,
+    ) -> Result<(ShutOut, bool), AccessError> {
+        let shut_out = store.shut_out(now)?;
+        let changed = before != Some(&shut_out) && self.update(&shut_out, now)?;
+        Ok((shut_out, changed))
     }
 
     fn update_rules(&self, revoked: &[DeviceId]) -> Result<bool, AccessError> {
@@ -149,18 +164,20 @@ fn replace(path: &Path, content: &str) -> Result<(), AccessError> {
     write().map_err(|source| AccessError::Io { path: path.to_owned(), source })
 }
 
-/// Keeps the broker's files as the store has it, and has the broker read them again: at once after `changed`.
-pub async fn keep(access: Access, store: Store, clock: fn() -> UnixSeconds, changed: Arc<Notify>, reload: Arc<Notify>) {
+/// Keeps the broker's files as the store has it, and has the broker read them again: at once after `changed`. Begins with a
+/// look of its own unless `known` is what stands there.
+pub async fn keep(
+    access: Access,
+    mut known: Option<ShutOut>,
+    store: Store,
+    clock: fn() -> UnixSeconds,
+    changed: Arc<Notify>,
+    reload: Arc<Notify>,
+) {
     let access = Arc::new(access);
-    let mut known = None;
     loop {
         let (access, before) = (Arc::clone(&access), known.clone());
-        let updated = store.off_thread(move |store| {
-            let shut_out = store.shut_out(clock())?;
-            let changed = before.as_ref() != Some(&shut_out) && access.update(&shut_out, clock())?;
-            Ok::<_, AccessError>((shut_out, changed))
-        });
-        match updated.await {
+        match store.off_thread(move |store| access.catch_up(store, before.as_ref(), clock())).await {
             Ok((shut_out, changed)) => {
                 known = Some(shut_out);
                 if changed {
