@@ -10,6 +10,7 @@ use devices::{
     software::{Attach, SoftwareDevice},
 };
 use evidence::{
+    claims::LogKind,
     result::Claim,
     runtime_log::{Entry, Flags, Kind},
 };
@@ -113,19 +114,64 @@ fn a_finding_that_no_log_repeats_survives_a_resume() {
 fn a_segment_that_explains_nothing_is_no_measure_for_a_resume() {
     let mut pair = Pair::seen();
     pair.device.run("/bin/sh", SHELL);
-    // A forged piece that does not reach the quote is held for now; what was explained before is not forgotten for it.
-    pair.pass(MINUTE);
-    let mut other = SoftwareDevice::new();
-    (0..3).for_each(|_| other.run("/bin/init", SHELL));
-    let pieces = other.attest(&[[0; 32]], Attach::Piece { first: 0, count: 3 });
-    let pieces = evidence::cose::Sign1::decode("evidence", &pieces).unwrap().attachments[1].to_vec();
-    let forged = pair.device.attest_with(&[pair.judge.challenge()], Attach::LogsFrom(0), &|kind, bytes| {
-        if kind == evidence::claims::LogKind::Runtime { pieces.clone() } else { bytes }
-    });
-    assert_eq!(pair.judge.take(&forged).unwrap().state.verdict, Verdict::Unknown);
+    // A piece that does not reach the quote is held for now; what was explained before is not forgotten for it.
+    assert_eq!(attest_foreign(&mut pair, 3).state.verdict, Verdict::Unknown);
     pair.device.resume();
     let resumed = pair.attest(Attach::LogsFrom(0));
     assert_eq!((resumed.new_boot, resumed.state.verdict), (false, Verdict::Affirmed), "{:?}", resumed.state.causes);
+}
+
+/// Evidence whose runtime log is another device's.
+fn attest_foreign(pair: &mut Pair, entries: u64) -> Appraisal {
+    let mut other = SoftwareDevice::new();
+    (0..entries).for_each(|_| other.run("/bin/init", SHELL));
+    let foreign = other.attest(&[[0; 32]], Attach::LogsFrom(0));
+    let foreign = evidence::cose::Sign1::decode("evidence", &foreign).unwrap().attachments[1].to_vec();
+    pair.pass(MINUTE);
+    let message = pair.device.attest_with(&[pair.judge.challenge()], Attach::LogsFrom(0), &|kind, bytes| {
+        if kind == LogKind::Runtime { foreign.clone() } else { bytes }
+    });
+    pair.judge.take(&message).unwrap()
+}
+
+#[test]
+fn a_log_that_leads_nowhere_makes_no_boot_of_a_resume() {
+    let mut pair = Pair::seen();
+    (0..2).for_each(|_| pair.device.run("/tmp/implant", IMPLANT));
+    pair.attest(Attach::LogsFrom(2));
+    pair.device.resume();
+    let foreign = attest_foreign(&mut pair, 4);
+    assert_eq!((foreign.new_boot, foreign.state.verdict), (false, Verdict::Contraindicated));
+    let honest = pair.attest(Attach::LogsFrom(0));
+    assert_eq!((honest.new_boot, codes(&honest)), (false, vec![Code::RuntimeUnknownExecutable]));
+}
+
+#[test]
+fn a_device_that_tells_again_what_is_held_is_followed_without_telling_all() {
+    let mut pair = Pair::seen();
+    (0..3).for_each(|_| pair.device.measure("/bin/sh", SHELL));
+    pair.attest(Attach::LogsFrom(0));
+    pair.device.run("/bin/sh", SHELL);
+    pair.device.measure("/bin/init", INIT);
+    for (runtime, ima) in [(1, 1), (2, 4), (0, 2)] {
+        pair.device.ima_from = ima;
+        let next = pair.attest(Attach::LogsFrom(runtime));
+        assert_eq!(next.state.verdict, Verdict::Affirmed, "{runtime}, {ima}: {:?}", next.state.causes);
+        assert_eq!((next.acknowledged.runtime, next.acknowledged.ima), (3, 4));
+        assert_eq!(
+            next.new_files.len(),
+            if runtime == 0 {
+                3
+            } else if ima == 1 {
+                2
+            } else {
+                0
+            }
+        );
+    }
+    // With a gap, nothing is known of what is between.
+    (0..3).for_each(|_| pair.device.run("/bin/sh", SHELL));
+    assert_eq!(pair.attest(Attach::LogsFrom(4)).state.verdict, Verdict::Unknown);
 }
 
 #[test]
@@ -147,6 +193,18 @@ fn a_restart_without_any_log_is_a_boot_where_there_was_one() {
     pair.attest(Attach::LogsFrom(0));
     pair.device.restart();
     assert!(pair.attest(Attach::LogsFrom(0)).new_boot);
+}
+
+#[test]
+fn a_restart_whose_log_differed_in_one_message_and_leads_to_the_quote_in_the_next_is_a_boot() {
+    let mut pair = Pair::seen();
+    pair.device.restart();
+    (0..9).for_each(|_| pair.device.run("/bin/init", INIT));
+    for (first, count) in [(0, 3), (3, 3)] {
+        assert!(!pair.attest(Attach::Piece { first, count }).new_boot);
+    }
+    assert!(pair.attest(Attach::LogsFrom(6)).new_boot);
+    assert_eq!(pair.attest(Attach::LogsFrom(0)).state.verdict, Verdict::Affirmed);
 }
 
 #[test]
@@ -379,7 +437,7 @@ fn starts_of_the_tpm_while_nothing_is_decided_are_counted_from_what_was_last_kno
     pair.device.run("/bin/init", INIT);
     let booted = pair.attest(Attach::LogsFrom(0));
     assert_eq!((booted.new_boot, codes(&booted)), (true, vec![Code::BootUnseen]));
-    assert!(booted.state.causes[0].detail.contains(" 1 times"), "{:?}", booted.state.causes);
+    assert!(booted.state.causes[0].detail.ends_with(": 1"), "{:?}", booted.state.causes);
     let mut bare = Pair::new();
     bare.attest(Attach::LogsFrom(0));
     bare.device.run("/bin/init", INIT);
@@ -726,4 +784,40 @@ fn without_an_ek_certificate_nothing_is_claimed_of_hardware_or_identity() {
     assert_eq!((state.verdict, state.causes[0].code), (Verdict::Warning, Code::IdentityNoEkCertificate));
     assert_eq!(state.vector.get(Claim::Hardware).or(state.vector.get(Claim::InstanceIdentity)), None);
     assert_eq!(state.product.as_deref(), Some(PRODUCT));
+}
+
+#[test]
+fn a_device_that_never_got_a_result_tells_its_entries_again_and_nothing_is_incomplete() {
+    let mut pair = Pair::seen();
+    pair.device.run("/bin/sh", SHELL);
+    // The device holds the result from before this one.
+    assert_eq!(pair.attest(Attach::LogsFrom(2)).acknowledged.runtime, 3);
+    let again = pair.attest(Attach::LogsFrom(2));
+    assert_eq!((again.state.verdict, again.acknowledged.runtime), (Verdict::Affirmed, 3), "{:?}", again.state.causes);
+    pair.device.run("/bin/init", INIT);
+    let more = pair.attest(Attach::LogsFrom(2));
+    assert_eq!((more.state.verdict, more.acknowledged.runtime), (Verdict::Affirmed, 4), "{:?}", more.state.causes);
+    pair.device.run("/tmp/implant", IMPLANT);
+    let implant = pair.attest(Attach::LogsFrom(1));
+    assert_eq!(codes(&implant), [Code::RuntimeUnknownExecutable]);
+    assert_eq!(implant.acknowledged.runtime, 5);
+}
+
+#[test]
+fn entries_that_are_told_again_with_fewer_than_signed_for_are_a_contradiction() {
+    let mut pair = Pair::seen();
+    pair.device.run("/bin/sh", SHELL);
+    pair.attest(Attach::LogsFrom(2));
+    pair.device.run("/bin/init", INIT);
+    pair.pass(MINUTE);
+    let nonce = pair.judge.challenge();
+    let short = pair.device.attest_with(&[nonce], Attach::LogsFrom(1), &|kind, mut bytes| {
+        if kind == LogKind::Runtime {
+            let half = bytes.len() / 3;
+            bytes.truncate(half);
+        }
+        bytes
+    });
+    let judged = pair.judge.take(&short).expect("is judged");
+    assert!(codes(&judged).contains(&Code::LogMismatch), "{:?}", judged.state.causes);
 }

@@ -16,7 +16,7 @@ use crate::{
     policy::{Policy, Unlisted},
     runtime::{self, Finder, Reach, Replay},
     standing::{EkClass, Standing},
-    state::{Approval, Attested, BootState, DeviceState, Finding, MAX_COMPROMISED, MeasuredFile, keep},
+    state::{Approval, Attested, BootState, DeviceState, Finding, MeasuredFile, keep_compromise},
     verdict::Verdict,
 };
 
@@ -172,7 +172,7 @@ fn settle(input: &Input<'_>, boot: &mut BootState, measured: &Measured) {
 
 fn find_unseen(input: &Input<'_>, boot: &mut BootState, unseen: u32) {
     if unseen > input.policy.unseen_boots {
-        let detail = format!("the TPM started {unseen} times without evidence before this boot");
+        let detail = format!("starts of the TPM without evidence before this one: {unseen}");
         input.finder().find(boot, Code::BootUnseen, detail, true);
     }
 }
@@ -209,7 +209,7 @@ impl Past {
         for finding in input.held().into_iter().filter(|_| new_boot).flat_map(|held| &held.findings) {
             let lasting = finding.code.row().end == End::Operator;
             if lasting && input.policy.tolerates(finding.code, input.now).is_none() {
-                keep(&mut compromised, MAX_COMPROMISED, finding.clone());
+                keep_compromise(&mut compromised, finding);
             }
         }
         compromised.retain(|finding| {

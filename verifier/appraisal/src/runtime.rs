@@ -79,7 +79,7 @@ pub(crate) fn take_log(evidence: &Authentic, into: &mut Replay<'_>) -> Result<Re
     if let Some(segment) = evidence.attachment(LogKind::Runtime)
         && let Some(track) = continues(&into.boot.runtime, segment, start)
     {
-        match replay_segment(track, segment, &target, into)? {
+        match replay_segment(track, segment, &target, into) {
             Ok(track) => into.boot.runtime = track,
             Err(contradiction) => into.find(Code::LogMismatch, format!("runtime log: {contradiction}")),
         }
@@ -95,7 +95,8 @@ impl Replay<'_> {
         self.finder.find(self.boot, code, detail, true);
     }
 
-    /// A log that explains the quote with fewer entries than once explained another began anew since.
+    /// A log that explains the quote, but not by way of where it explained another before the TPM started again, began anew
+    /// since: only a PCR that was reset leads there. A log that explains nothing shows nothing either.
     fn reached(
         &self,
         track: Track,
@@ -103,16 +104,11 @@ impl Replay<'_> {
         start: &[u8; 32],
         explained: Track,
     ) -> Result<Reach, AnotherBoot> {
+        let elsewhere = self.resuming && (track.differs || track.next < explained.next);
         match reach(&track, target, start) {
-            Reach::Quote | Reach::Unused if self.resuming && track.next < explained.next => Err(AnotherBoot),
+            Reach::Quote | Reach::Unused if elsewhere => Err(AnotherBoot),
             reach => Ok(reach),
         }
-    }
-
-    /// A log that was replayed to where one explained a quote before the TPM started again must have its value there.
-    fn passes(&self, track: &Track, explained: &Track) -> Result<(), AnotherBoot> {
-        let elsewhere = track.next == explained.next && track.next > 0 && track.value != explained.value;
-        if self.resuming && elsewhere { Err(AnotherBoot) } else { Ok(()) }
     }
 }
 
@@ -124,42 +120,44 @@ fn reach(track: &Track, target: &[u8; 32], start: &[u8; 32]) -> Reach {
     }
 }
 
-/// A segment continues what is held, or begins anew; one with a gap before it is of no use yet.
+/// A segment continues what is held, or begins anew; one with a gap before it is of no use yet. A device that never got
+/// the result for what is held tells that again, with what is new.
 fn continues(held: &Track, segment: &Attachment, start: [u8; 32]) -> Option<Track> {
-    match segment.first {
-        0 => Some(Track::from_start(start)),
-        first if first == held.next => Some(*held),
-        _ => None,
+    if segment.first == 0 {
+        return Some(Track::from_start(start));
     }
+    let told_again = held.next.checked_sub(segment.first)?;
+    (told_again <= segment.count).then_some(*held)
 }
 
-/// The inner error is a contradiction, to be told.
 fn replay_segment(
     mut track: Track,
     segment: &Attachment,
     target: &[u8; 32],
     into: &mut Replay<'_>,
-) -> Result<Result<Track, String>, AnotherBoot> {
-    let mut entries = runtime_log::entries(&segment.bytes, u32::from(into.runtime_pcr), track.next);
+) -> Result<Track, String> {
+    let explained = into.explained.runtime;
+    let mut entries = runtime_log::entries(&segment.bytes, u32::from(into.runtime_pcr), segment.first);
+    // Entries that are held already: the chain from there to the quote vouches for them.
+    for _ in segment.first..track.next {
+        entries.measured().transpose().map_err(|error| error.to_string())?;
+    }
     let mut passed_quote = false;
-    loop {
-        let (entry, digest) = match entries.measured() {
-            None => break,
-            Some(Err(error)) => return Ok(Err(error.to_string())),
-            Some(Ok(_)) if passed_quote => return Ok(Err("it goes on beyond the quoted value".into())),
-            Some(Ok(measured)) => measured,
-        };
-        into.take_entry(&entry, track.next >= into.explained.runtime.next);
+    while let Some((entry, digest)) = entries.measured().transpose().map_err(|error| error.to_string())? {
+        if passed_quote {
+            return Err("it goes on beyond the quoted value".into());
+        }
+        into.take_entry(&entry, track.next >= explained.next);
         track.value = extend_sha256(&track.value, &digest);
         track.next = track.next.saturating_add(1);
+        track.differs |= into.resuming && track.next == explained.next && track.value != explained.value;
         passed_quote = track.value == *target;
-        into.passes(&track, &into.explained.runtime)?;
     }
-    Ok(if track.next.checked_sub(segment.first) == Some(segment.count) {
+    if track.next.checked_sub(segment.first) == Some(segment.count) {
         Ok(track)
     } else {
         Err("it holds another number of entries than was signed for".into())
-    })
+    }
 }
 
 impl Replay<'_> {
@@ -196,7 +194,6 @@ pub(crate) fn take_ima(evidence: &Authentic, into: &mut Replay<'_>) -> Result<Re
             into.boot.ima = Track::from_start([0; 32]);
             return into.reached(into.boot.ima, &target, &[0; 32], into.explained.ima);
         }
-        into.passes_ima(&track, segment)?;
         match replay_ima(track, segment, &target, into) {
             Ok(track) => into.boot.ima = track,
             Err(contradiction) => into.find(Code::LogMismatch, format!("IMA list: {contradiction}")),
@@ -207,31 +204,40 @@ pub(crate) fn take_ima(evidence: &Authentic, into: &mut Replay<'_>) -> Result<Re
     into.reached(into.boot.ima, &target, &[0; 32], into.explained.ima)
 }
 
-impl Replay<'_> {
-    /// As [`Self::passes`]: values along a chain do not come again, so the held one is where it was, or nowhere.
-    fn passes_ima(&self, track: &Track, segment: &Attachment) -> Result<(), AnotherBoot> {
-        let explained = &self.explained.ima;
-        let Some(ahead) = explained.next.checked_sub(track.next).filter(|ahead| *ahead > 0 && self.resuming) else {
-            return Ok(());
-        };
-        match ima::shortest_prefix(&segment.bytes, ima::DEFAULT_PCR, &track.value, &explained.value) {
-            Ok(prefix) if prefix.reached => Ok(()),
-            // The segment ends before, or is told as a contradiction where it is replayed.
-            Ok(prefix) if u64::try_from(prefix.entries).is_ok_and(|entries| entries < ahead) => Ok(()),
-            Err(_) => Ok(()),
-            Ok(_) => Err(AnotherBoot),
-        }
-    }
-}
-
 fn replay_ima(track: Track, segment: &Attachment, target: &[u8; 32], into: &mut Replay<'_>) -> Result<Track, String> {
-    let prefix = ima::shortest_prefix(&segment.bytes, ima::DEFAULT_PCR, &track.value, target)
-        .map_err(|error| error.to_string())?;
-    for entry in ima::entries(&segment.bytes).take(prefix.entries) {
+    let new = after_held(segment, track.next)?;
+    let prefix =
+        ima::shortest_prefix(new, ima::DEFAULT_PCR, &track.value, target).map_err(|error| error.to_string())?;
+    for entry in ima::entries(new).take(prefix.entries) {
         into.take_ima_entry(&entry.map_err(|error| error.to_string())?)?;
     }
     let entries = u64::try_from(prefix.entries).unwrap_or(u64::MAX);
-    Ok(Track { next: track.next.saturating_add(entries), value: prefix.value })
+    let next = track.next.saturating_add(entries);
+    let differs = track.differs || (into.resuming && differs_at(&into.explained.ima, &track, next, new));
+    Ok(Track { next, value: prefix.value, differs })
+}
+
+/// What a segment of IMA's list holds from entry number `next` on.
+fn after_held(segment: &Attachment, next: u64) -> Result<&[u8], String> {
+    let held = usize::try_from(next.saturating_sub(segment.first)).unwrap_or(usize::MAX);
+    let mut end = 0;
+    for entry in ima::entries(&segment.bytes).take(held) {
+        end = entry.map_err(|error| error.to_string())?.end;
+    }
+    Ok(segment.bytes.get(end..).unwrap_or_default())
+}
+
+/// Whether a replay of `new` from `track` to `next` went past `explained` elsewhere. Values along a chain do not come again,
+/// so the held one is where it was, or nowhere.
+fn differs_at(explained: &Track, track: &Track, next: u64, new: &[u8]) -> bool {
+    if next < explained.next || track.next >= explained.next {
+        return false;
+    }
+    let prefix = ima::shortest_prefix(new, ima::DEFAULT_PCR, &track.value, &explained.value);
+    !prefix.is_ok_and(|prefix| {
+        let at = u64::try_from(prefix.entries).ok().and_then(|entries| track.next.checked_add(entries));
+        prefix.reached && at == Some(explained.next)
+    })
 }
 
 impl Replay<'_> {

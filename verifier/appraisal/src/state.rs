@@ -44,13 +44,17 @@ pub struct Track {
     /// Value of the PCR after the entries so far.
     #[serde(with = "serde_bytes")]
     pub value: [u8; 32],
+    /// Whether, since the TPM started again, it was replayed past where it explained a quote before and had another value
+    /// there. If it leads to a quote none the less, the PCR began anew in between.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) differs: bool,
 }
 
 impl Track {
     /// Nothing yet, from the PCR's value before the first entry.
     #[must_use]
     pub const fn from_start(value: [u8; 32]) -> Self {
-        Self { next: 0, value }
+        Self { next: 0, value, differs: false }
     }
 }
 
@@ -175,6 +179,16 @@ impl BootState {
     pub fn attested(&self) -> Option<Attested> {
         let Interval { from, until } = self.attested?;
         Some(Attested { from, until, reset: self.reset, restart: self.restart })
+    }
+}
+
+/// Adds a compromise to those of earlier boots; one that is there already is as young as the younger, so that no approval
+/// between the two ends both.
+pub(crate) fn keep_compromise(compromised: &mut Vec<Finding>, found: &Finding) {
+    let same = |known: &&mut Finding| known.code == found.code && known.detail == found.detail;
+    match compromised.iter_mut().find(same) {
+        Some(known) => known.since = known.since.max(found.since),
+        None => _ = keep(compromised, MAX_COMPROMISED, found.clone()),
     }
 }
 
