@@ -83,9 +83,7 @@ struct Report {
 pub(crate) fn print(config: Result<Config, ConfigError>, json: bool, output: &mut Output) -> Result<u8> {
     let lines = match config {
         Ok(config) => look(&config),
-        Err(error) => {
-            vec![Line::fail("configuration", error.to_string(), "correct it, or name another with `--config`")]
-        }
+        Err(error) => vec![unusable(&error)],
     };
     let ok = lines.iter().all(|line| line.level != Level::Fail);
     if json {
@@ -94,6 +92,10 @@ pub(crate) fn print(config: Result<Config, ConfigError>, json: bool, output: &mu
         output.text(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
     }
     Ok(if ok { 0 } else { crate::FAILED })
+}
+
+fn unusable(error: &ConfigError) -> Line {
+    Line::fail("configuration", error.to_string(), "correct it, or name another with `--config`")
 }
 
 fn look(config: &Config) -> Vec<Line> {
@@ -121,7 +123,7 @@ mod tests {
     #[test]
     fn a_configuration_that_does_not_read_is_a_line_of_its_own() {
         let error = Config::load(Some(std::path::Path::new("/nonexistent.toml")), []).unwrap_err();
-        let code = print(Err(error), true, &mut Output(std::io::stdout())).unwrap();
-        assert_eq!(code, crate::FAILED);
+        let line = unusable(&error);
+        assert!(line.level == Level::Fail && line.text.contains("/nonexistent.toml"), "{line}");
     }
 }

@@ -112,15 +112,8 @@ impl Endpoint {
     /// TLS 1.3 to the configured broker, verified by its CA alone.
     pub(crate) fn new(broker: &Broker, client: &str, credentials: &Credentials, filters: Vec<String>) -> Result<Self> {
         let tls = tls(broker, credentials)?;
-        let mut options = MqttOptions::new(client, &broker.host, broker.port);
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
-        options.set_keep_alive(KEEP_ALIVE).set_clean_start(true).set_connection_timeout(CONNECT_WITHIN);
-        let packet = u32::try_from(MAX_MESSAGE).unwrap_or(u32::MAX).saturating_add(PACKET_AROUND_MESSAGE);
-        options.set_max_packet_size(Some(packet)).set_receive_maximum(Some(IN_FLIGHT));
-        options.set_outgoing_inflight_upper_limit(IN_FLIGHT);
-        let mut network = options.network_options();
-        network.set_tcp_nodelay(true);
-        options.set_network_options(network);
+        let transport = Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls)));
+        let options = options(client, &broker.host, broker.port, transport);
         Ok(Self { options, filters, place: broker.place(), turn: None })
     }
 
@@ -141,6 +134,19 @@ impl Endpoint {
             }
         }
     }
+}
+
+fn options(client: &str, host: &str, port: u16, transport: Transport) -> MqttOptions {
+    let mut options = MqttOptions::new(client, host, port);
+    options.set_transport(transport);
+    options.set_keep_alive(KEEP_ALIVE).set_clean_start(true).set_connection_timeout(CONNECT_WITHIN);
+    let packet = u32::try_from(MAX_MESSAGE).unwrap_or(u32::MAX).saturating_add(PACKET_AROUND_MESSAGE);
+    options.set_max_packet_size(Some(packet)).set_receive_maximum(Some(IN_FLIGHT));
+    options.set_outgoing_inflight_upper_limit(IN_FLIGHT);
+    let mut network = options.network_options();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
+    options
 }
 
 /// Locks a file, which it makes where there is none; `None` where another program has it. Unlocked when it is closed.
@@ -458,3 +464,6 @@ fn find_tls(error: &ConnectionError) -> Option<&rustls::Error> {
     };
     io.get_ref()?.downcast_ref()
 }
+
+#[cfg(test)]
+mod tests;
