@@ -24,7 +24,7 @@ use tokio::{
 };
 use verifier::{
     http::{App, Order, Readiness, Token, serve},
-    store::{Accepted, Committed, NewRegistration, Store},
+    store::{Accepted, Committed, Endorsement, NewRegistration, Store},
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -52,6 +52,10 @@ fn register(store: &Store, device: DeviceId) {
         ek_class: EkClass::Software,
         manufacturer: "id:00001014".into(),
         product: None,
+        endorsement: Endorsement::default(),
+        uncertified: false,
+        generation: 1,
+        ak_certificate: vec![1],
         now: NOW,
     };
     store.register(new).unwrap();
@@ -105,6 +109,7 @@ impl Service {
         let store = Store::open(&folder.path().join("store.sqlite")).unwrap();
         let (sender, requests) = mpsc::channel(4);
         let app = App {
+            access_changed: Arc::default(),
             store: store.clone(),
             token: Arc::new(Token::new(token).unwrap()),
             metrics: Arc::default(),
@@ -259,7 +264,11 @@ fn what_cannot_be_reached_is_named() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["init", "serve", "devices", "device", "history", "approve", "revoke", "check", "inspect", "roots"] {
+    let commands = [
+        "init", "serve", "devices", "device", "history", "approve", "revoke", "check", "label", "forget", "token", "keys",
+        "store", "config", "inspect", "roots", "completions",
+    ];
+    for command in commands {
         let output = Command::new(env!("CARGO_BIN_EXE_verifier")).args([command, "--help"]).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{command}");
         assert!(String::from_utf8(output.stdout).unwrap().contains("Usage: verifier"), "{command}");
@@ -268,4 +277,200 @@ fn every_command_explains_itself() {
     assert!(String::from_utf8(completions.stdout).unwrap().contains("inspect"));
     let version = Command::new(env!("CARGO_BIN_EXE_verifier")).arg("--version").output().unwrap();
     assert!(String::from_utf8(version.stdout).unwrap().starts_with("verifier "));
+}
+
+#[test]
+fn labels_are_set_shown_found_by_and_removed() {
+    let service = Service::start();
+    register(&service.store, id(0x55, 1));
+    let device = id(0x55, 1).to_string();
+    assert_eq!(service.json(&["label", &device, "site=Oslo 1", "rack=7"])["labels"]["site"], "Oslo 1");
+    assert_eq!(service.json(&["label", &device[..8], "rack="])["labels"], serde_json::json!({ "site": "Oslo 1" }));
+    let text = String::from_utf8(service.run(&["label", &device]).stdout).unwrap();
+    assert_eq!(text, format!("{device}\tsite=Oslo 1\n"));
+    assert_eq!(service.json(&["devices", "--label", "site=Oslo 1"])["total"], 1);
+    assert_eq!(service.json(&["devices", "--label", "site=Oslo 2"])["total"], 0);
+    let history = service.json(&["history", &device]);
+    let last = history["history"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["what"], &last["note"], &last["who"]), (&"labelled".into(), &"rack=".into(), &"init".into()));
+    for bad in [&["Site=x"][..], &["site"], &["a=1", "a=2"], &["a=\u{7}"], &[&format!("a={}", "x".repeat(129))]] {
+        assert_eq!(service.code(&[&["label", &device][..], bad].concat()), 2, "{bad:?}");
+    }
+    assert_eq!(service.code(&["label", "99999999", "a=b"]), 2);
+    assert_eq!(service.code(&["devices", "--label", "site"]), 2);
+}
+
+#[test]
+fn a_device_is_forgotten_where_somebody_says_so() {
+    let service = Service::start();
+    let device = id(0x66, 1).to_string();
+    register(&service.store, id(0x66, 1));
+    // There is no terminal here.
+    assert_eq!(service.code(&["forget", &device]), 2);
+    assert_eq!(service.json(&["devices"])["total"], 1);
+    assert_eq!(service.code(&["revoke", &device, "--why", "stolen"]), 0);
+    assert_eq!(service.code(&["forget", &device, "--yes"]), 2, "it is shut out");
+    assert_eq!(service.json(&["forget", &device, "--yes", "--and-unblock"])["forgotten"], true);
+    assert_eq!(service.json(&["devices"])["total"], 0);
+    assert_eq!(service.code(&["forget", &device, "--yes"]), 2, "unknown");
+    let log = service.json(&["history"]);
+    assert_eq!((&log["log"][0]["about"], &log["log"][0]["who"]), (&device.into(), &"init".into()));
+}
+
+#[test]
+fn a_token_is_good_for_its_role_until_it_is_revoked() {
+    let service = Service::start();
+    register(&service.store, id(0x77, 1));
+    let device = id(0x77, 1).to_string();
+    let made = service.run(&["token", "create", "night-shift", "--role", "reader"]);
+    assert_eq!(made.status.code(), Some(0));
+    let file = service.folder.path().join("reader");
+    std::fs::write(&file, &made.stdout).unwrap();
+    let reader = |arguments: &[&str]| run(&service.url, file.clone(), arguments);
+    assert_eq!(reader(&["devices"]).status.code(), Some(0));
+    let refused = reader(&["revoke", &device, "--why", "x"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("`operator`") && said.contains("`reader`"), "{said}");
+    assert_eq!(reader(&["token", "list"]).status.code(), Some(1));
+    let list = service.json(&["token", "list"]);
+    assert_eq!((&list["tokens"][1]["name"], &list["tokens"][1]["role"]), (&"night-shift".into(), &"reader".into()));
+    for bad in [
+        &["token", "create", "night-shift", "--role", "reader"][..],
+        &["token", "create", "init", "--role", "reader"],
+        &["token", "create", "a", "--role", "root"],
+        &["token", "create", "A", "--role", "reader"],
+        &["token", "create", "a"],
+        &["token", "revoke", "nobody"],
+        &["token", "revoke", "../x"],
+        &["token", "revoke", "night-shift", "--role", "operator"],
+    ] {
+        assert_eq!(service.code(bad), 2, "{bad:?}");
+    }
+    assert_eq!(service.code(&["token", "revoke", "init"]), 1);
+    assert_eq!(service.json(&["token", "revoke", "night-shift", "--role", "reader"])["revoked"], true);
+    assert_eq!(reader(&["devices"]).status.code(), Some(1));
+}
+
+#[test]
+fn keys_that_are_not_there_yet_are_an_error_and_no_answer() {
+    let service = Service::start();
+    assert_eq!(service.code(&["keys", "show"]), 1);
+    assert_eq!(service.code(&["keys"]), 2);
+}
+
+/// A verifier's folder, as `verifier init` makes it.
+fn laid_out(folder: &tempfile::TempDir) -> PathBuf {
+    let dir = folder.path().join("v");
+    let output =
+        offline(&["init", dir.to_str().unwrap(), "--broker", "localhost:18883", "--http", "127.0.0.1:0"], None);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    dir
+}
+
+/// Without a service.
+fn offline(arguments: &[&str], config: Option<&std::path::Path>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_verifier"));
+    command.args(arguments);
+    if let Some(config) = config {
+        command.arg("--config").arg(config);
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn the_store_is_copied_and_migrated_without_a_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = laid_out(&folder).join("verifier.toml");
+    let store = folder.path().join("v/data/store.sqlite");
+    let copy = folder.path().join("copy.sqlite");
+    let backup = |file: &std::path::Path| offline(&["store", "backup", file.to_str().unwrap(), "--json"], Some(&config));
+    assert_eq!(backup(&copy).status.code(), Some(1), "there is no store yet");
+    assert_eq!(offline(&["store", "migrate"], Some(&config)).status.code(), Some(1));
+    assert!(!store.exists() && !copy.exists());
+    register(&Store::open(&store).unwrap(), id(0x88, 1));
+    let done = backup(&copy);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let done: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(done["bytes"], std::fs::metadata(&copy).unwrap().len());
+    let before = std::fs::read(&copy).unwrap();
+    assert_eq!(backup(&copy).status.code(), Some(2), "never written over");
+    assert_eq!(std::fs::read(&copy).unwrap(), before);
+    assert_eq!(Store::open(&copy).unwrap().registration(id(0x88, 1)).unwrap().unwrap().device, id(0x88, 1));
+    let migrated = offline(&["store", "migrate", "--json"], Some(&config));
+    let migrated: Value = serde_json::from_slice(&migrated.stdout).unwrap();
+    assert_eq!(migrated["from"], migrated["to"]);
+    // A service holds this lock.
+    let lock = std::fs::File::create(folder.path().join("v/data/mqtt-client-id")).unwrap();
+    lock.lock().unwrap();
+    let busy = offline(&["store", "migrate"], Some(&config));
+    assert_eq!(busy.status.code(), Some(1));
+    assert!(String::from_utf8(busy.stderr).unwrap().contains("a verifier runs"));
+}
+
+#[test]
+fn the_configuration_is_checked_line_by_line() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = laid_out(&folder);
+    let config = dir.join("verifier.toml");
+    // Whether mosquitto is installed is not the question here.
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_verifier"));
+        command.args(["config", "check", "--json", "--config"]).arg(&config);
+        let output = command.env("COUNTERSIGN_VERIFIER__BROKER__SPAWN", "false").output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        (output.status.code(), report)
+    };
+    let line = |report: &Value, name: &str| -> Value {
+        let lines = report["checks"].as_array().unwrap();
+        lines.iter().rev().find(|line| line["name"] == name).unwrap_or_else(|| panic!("{name}: {report}")).clone()
+    };
+    let (code, report) = check();
+    assert_eq!((code, &report["ok"]), (Some(0), &true.into()), "{report}");
+    for (name, outcome) in [
+        ("root key", "ok"),
+        ("api token", "ok"),
+        ("broker certificate", "ok"),
+        ("ek_roots", "warning"),
+        ("trust", "warning"),
+        ("reference_values", "warning"),
+        ("policy", "ok"),
+        ("store", "ok"),
+    ] {
+        assert_eq!(line(&report, name)["outcome"], outcome, "{name} in {report}");
+    }
+    // What does not keep `serve` from starting.
+    std::fs::write(dir.join("reference_values/x.corim"), "nonsense").unwrap();
+    std::fs::set_permissions(dir.join("broker/verifier.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, report) = check();
+    assert_eq!(code, Some(0));
+    assert_eq!(line(&report, "release x.corim")["outcome"], "warning");
+    assert_eq!(line(&report, "broker key")["outcome"], "warning");
+    // What does.
+    for (name, file, text) in [
+        ("policy", "policy.toml", "unlistet = 1"),
+        ("policy", "policy.toml", "validity_seconds = 600"),
+        ("trust", "trust/x.toml", "[[signer]]"),
+        ("api token", "api-token", "short"),
+        ("root key", "root-key.pem", "nothing"),
+        ("broker certificates", "broker/verifier.pem", "nothing"),
+        ("device ca", "broker/devices-ca.pem", "nothing"),
+        ("ek_roots", "ek_roots/x.pem", "nothing"),
+        ("store", "data/store.sqlite", "nothing at all, and no database"),
+    ] {
+        let path = dir.join(file);
+        let before = std::fs::read(&path).ok();
+        std::fs::write(&path, text).unwrap();
+        let (code, report) = check();
+        assert_eq!(code, Some(2), "{file}: {report}");
+        assert_eq!(line(&report, name)["outcome"], "failed", "{file}: {report}");
+        match before {
+            Some(before) => std::fs::write(&path, before).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+    }
+    assert_eq!(check().0, Some(0));
+    std::fs::write(&config, "nam = 'x'").unwrap();
+    assert_eq!(offline(&["config", "check"], Some(&config)).status.code(), Some(2));
 }

@@ -137,9 +137,14 @@ fn each_route_answers_its_role_and_those_above() {
         let bearer = format!("Bearer {token}");
         for (path, needed) in paths() {
             service.app.store.register(registration(1)).unwrap();
+            let mut known = 0;
             for method in ["GET", "POST"] {
                 let (status, _, body) = service.raw(method, &path, &[("authorization", &bearer)], Vec::new());
                 let body = String::from_utf8(body).unwrap();
+                if status == 405 {
+                    continue;
+                }
+                known += 1;
                 if role >= needed {
                     assert!(![401, 403].contains(&status), "{role:?} {method} {path}: {body}");
                 } else {
@@ -147,6 +152,7 @@ fn each_route_answers_its_role_and_those_above() {
                     assert!(body.contains("urn:countersign:problem:forbidden") && body.contains(needed.name()), "{body}");
                 }
             }
+            assert!(known > 0, "{path}");
         }
         let (status, ..) = service.raw("GET", "/v1/nothing", &[("authorization", &bearer)], Vec::new());
         assert_eq!(status, 404);

@@ -118,3 +118,133 @@ pub(super) fn file_codes(c: &Connection, n: i64, old: &BTreeSet<Code>, new: &BTr
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use evidence::claims::DeviceId;
+
+    use super::{
+        super::{
+            Filter, NewRegistration, Place, Ruling, Store,
+            tests::{NOW, accepted, ak, commit, contraindicated, id, registration, store},
+        },
+        *,
+    };
+
+    /// Says something about a device.
+    type Word = (&'static str, fn(&Store, u64));
+
+    const WORDS: [Word; 5] = [
+        ("revoke", |store, number| assert!(store.revoke(id(number), "stolen", "ada", NOW + 5).unwrap())),
+        ("key-changed", |store, number| {
+            store.register(NewRegistration { ak: ak(number + 1000), now: NOW + 5, ..registration(number) }).unwrap();
+        }),
+        ("deny", |store, number| rule(store, number, "identity.ek-denied")),
+        ("untrust", |store, number| rule(store, number, "identity.ek-untrusted")),
+        ("approve", |store, number| assert!(store.approve(id(number), None, "ada", NOW + 5).unwrap())),
+    ];
+
+    fn rule(store: &Store, number: u64, code: &str) {
+        let (all, _) = store.endorsed(Place::default(), 1000).unwrap();
+        let endorsed = all.into_iter().find(|endorsed| endorsed.device == id(number)).unwrap();
+        let ruling = Ruling { denied: Some((code.to_owned(), "listed".to_owned())), class: None };
+        store.rule(vec![(endorsed, ruling)], NOW + 5).unwrap();
+    }
+
+    /// A device for every state that evidence leaves, and every one and two words about it.
+    fn fleet(store: &Store) -> Vec<DeviceId> {
+        let mut fleet = Vec::new();
+        let words: Vec<Vec<Word>> = WORDS
+            .iter()
+            .flat_map(|first| {
+                let two = WORDS.iter().map(move |second| vec![*first, *second]);
+                std::iter::once(vec![*first]).chain(two)
+            })
+            .chain([vec![]])
+            .collect();
+        for said in words {
+            for left in 0..4 {
+                let number = fleet.len() as u64 + 1;
+                store.register(registration(number)).unwrap();
+                let mut evidence = contraindicated(accepted(number, 1, None));
+                match left {
+                    0 => {}
+                    1 => drop(commit(store, accepted(number, 1, None))),
+                    2 => drop(commit(store, evidence)),
+                    _ => {
+                        evidence.appraisal.state.causes[0].code = Code::RuntimeFromMemory;
+                        commit(store, evidence);
+                    }
+                }
+                said.iter().for_each(|(_, say)| say(store, number));
+                fleet.push(id(number));
+            }
+        }
+        fleet
+    }
+
+    #[test]
+    fn lists_and_counts_say_what_each_device_shows_at_any_instant() {
+        let (_folder, store) = store();
+        let fleet = fleet(&store);
+        for now in [NOW + 6, NOW + 10_000] {
+            let mut by_verdict: BTreeMap<&str, BTreeSet<DeviceId>> = BTreeMap::new();
+            let mut by_cause: BTreeMap<&str, BTreeSet<DeviceId>> = BTreeMap::new();
+            for device in &fleet {
+                let shown = store.device(*device, now).unwrap().unwrap().summary;
+                by_verdict.entry(shown.verdict.name()).or_default().insert(*device);
+                for cause in shown.causes {
+                    by_cause.entry(cause.code.row().code).or_default().insert(*device);
+                }
+            }
+            let listed = |filter: Filter| -> BTreeSet<DeviceId> {
+                let page = store.devices(&Filter { limit: 1000, ..filter }, now).unwrap();
+                assert_eq!(page.total, page.devices.len() as u64);
+                page.devices.iter().map(|device| device.id).collect()
+            };
+            let counts = store.fleet(now).unwrap();
+            for (at, verdict) in Verdict::ALL.into_iter().enumerate() {
+                let shown = by_verdict.remove(verdict.name()).unwrap_or_default();
+                assert_eq!(counts.verdicts[at], shown.len() as u64, "{verdict} at {now}");
+                assert_eq!(listed(Filter { verdict: Some(verdict), ..Filter::default() }), shown, "{verdict} at {now}");
+            }
+            for code in Code::ALL {
+                let shown = by_cause.remove(code.row().code).unwrap_or_default();
+                assert_eq!(listed(Filter { cause: Some(*code), ..Filter::default() }), shown, "{code:?} at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_approval_ends_what_waits_for_an_operator_and_nothing_else() {
+        let (_folder, store) = store();
+        for (number, code) in [(1, Code::RuntimeFromMemory), (2, Code::RuntimeUnknownExecutable)] {
+            store.register(registration(number)).unwrap();
+            let mut evidence = contraindicated(accepted(number, 1, None));
+            evidence.appraisal.state.causes[0].code = code;
+            commit(&store, evidence);
+            store.approve(id(number), None, "ada", NOW + 5).unwrap();
+        }
+        let shown = |number| store.device(id(number), NOW + 6).unwrap().unwrap().summary;
+        assert_eq!((shown(1).verdict, shown(1).causes.len()), (Verdict::Affirmed, 0));
+        assert_eq!((shown(2).verdict, shown(2).causes.len()), (Verdict::Contraindicated, 1));
+        let last = store.history(id(1), NOW + 6).unwrap().pop().unwrap();
+        assert_eq!((last.verdict, last.who.as_deref()), (Verdict::Affirmed, Some("ada")));
+    }
+
+    #[test]
+    fn evidence_that_was_judged_before_an_operator_spoke_does_not_undo_the_word() {
+        let (_folder, store) = store();
+        store.register(registration(1)).unwrap();
+        commit(&store, accepted(1, 1, None));
+        store.revoke(id(1), "stolen", "ada", NOW + 2).unwrap();
+        commit(&store, accepted(1, 3, Some(1)));
+        let filter = Filter { verdict: Some(Verdict::Contraindicated), ..Filter::default() };
+        assert_eq!(store.devices(&filter, NOW + 4).unwrap().total, 1);
+        assert_eq!(store.device(id(1), NOW + 4).unwrap().unwrap().summary.verdict, Verdict::Contraindicated);
+        // Nothing was new in it.
+        assert_eq!(store.history(id(1), NOW + 4).unwrap().len(), 3);
+    }
+}

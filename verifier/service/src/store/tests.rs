@@ -28,7 +28,7 @@ pub(crate) fn id(number: u64) -> DeviceId {
     DeviceId(sha256(&number.to_be_bytes()))
 }
 
-fn ak(number: u64) -> AkPublic {
+pub(crate) fn ak(number: u64) -> AkPublic {
     // Any point will do: the store verifies nothing.
     AkPublic::from_point(P256Point { x: id(number).0, y: [7; 32] })
 }
