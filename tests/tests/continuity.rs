@@ -169,6 +169,8 @@ fn a_device_that_tells_again_what_is_held_is_followed_without_telling_all() {
             }
         );
     }
+    // What is held entirely adds nothing.
+    assert_eq!(pair.attest(Attach::Piece { first: 1, count: 1 }).state.verdict, Verdict::Affirmed);
     // With a gap, nothing is known of what is between.
     (0..3).for_each(|_| pair.device.run("/bin/sh", SHELL));
     assert_eq!(pair.attest(Attach::LogsFrom(4)).state.verdict, Verdict::Unknown);
@@ -262,6 +264,27 @@ fn ima_s_list_tells_a_resume_from_a_boot_as_well() {
         let next = pair.attest(Attach::LogsFrom(0));
         assert_eq!((next.new_boot, next.state.verdict), (!resumes, Verdict::Affirmed), "{:?}", next.state.causes);
     }
+}
+
+#[test]
+fn a_list_that_differed_in_one_message_and_leads_to_the_quote_in_the_next_is_another_boot_s() {
+    let mut pair = Pair::new();
+    (0..2).for_each(|_| pair.device.measure("/bin/init", INIT));
+    pair.attest(Attach::LogsFrom(0));
+    pair.device.restart();
+    // Entries of one length, so that a third of them is a third of the bytes.
+    (0..3).for_each(|n| pair.device.measure("/bin/init", if n == 0 { SHELL } else { INIT }));
+    pair.pass(MINUTE);
+    let message = pair.device.attest_with(&[pair.judge.challenge()], Attach::LogsFrom(0), &|kind, mut bytes| {
+        if kind == LogKind::Ima {
+            bytes.truncate(bytes.len() / 3 * 2);
+        }
+        bytes
+    });
+    let undecided = pair.judge.take(&message).unwrap();
+    assert_eq!((undecided.new_boot, undecided.acknowledged.ima), (false, 2));
+    pair.device.ima_from = 2;
+    assert!(pair.attest(Attach::LogsFrom(0)).new_boot);
 }
 
 #[test]
@@ -631,6 +654,20 @@ fn what_a_release_lists_by_now_is_no_compromise_and_a_name_that_looks_like_a_dig
     let after = within.attest(Attach::LogsFrom(0));
     assert_eq!(codes(&after), [Code::HistoryCompromised], "{:?}", after.state.causes);
     assert!(after.state.causes[0].detail.starts_with("runtime.from-memory: /tmp/x sha256:"));
+}
+
+#[test]
+fn the_same_compromise_in_two_boots_is_told_once_and_ended_by_no_approval_from_between() {
+    let mut pair = Pair::seen();
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        pair.report(Kind::TextChanged, "/bin/sh", SHELL);
+        found.push(pair.attest(Attach::LogsFrom(0)).state.judged);
+        pair.device.reboot();
+    }
+    let after = pair.attest(Attach::LogsFrom(0)).state;
+    assert_eq!(after.compromised.iter().map(|finding| finding.since).collect::<Vec<_>>(), found[1..]);
+    assert_eq!((after.causes.len(), after.causes[0].code), (1, Code::HistoryCompromised));
 }
 
 #[test]
