@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     Output, Usage,
-    enrolment::ensure,
+    enrolment::{NotEnrolled, ensure},
     link::{LinkEvent, Trouble, take_lock},
     session::{EVENTS, Event, News, Session, TURN, endpoint},
     shown,
@@ -40,21 +40,33 @@ pub(crate) async fn once(config: &Config, wait: Duration, json: bool, output: &m
     let Some(_turn) = take_lock(&state.path(TURN))? else { bail!("another `attester once` is attesting: wait for it") };
     let worker = Worker::start::<Event>(config, None)?;
     let deadline = Instant::now() + wait;
-    let attempt = Attempt::new(config, &state, &worker).await?;
-    let device = attempt.device.to_string();
-    let (verdicts, problem) = attempt.run(deadline).await?;
+    let device = worker.call(|attester| attester.device()).await?;
+    let done = match Attempt::new(config, &state, &worker, device).await {
+        Ok(attempt) => attempt.run(deadline).await,
+        Err(error) => Err(error),
+    };
+    // The broker lets no revoked device in; its verifier says so where it would enrol anew, and signs that.
+    let (verdicts, problem, without) = match done {
+        Ok((verdicts, problem)) => (verdicts, problem, Verdict::Unknown),
+        Err(error) if is_revoked(&error) => (BTreeMap::new(), Some(told(&error)), Verdict::Contraindicated),
+        Err(error) => return Err(error),
+    };
     let worst = verdicts.values().map(|said| said.verdict).max_by_key(|verdict| verdict.weight());
-    let verdict = worst.filter(|_| problem.is_none()).unwrap_or(Verdict::Unknown);
+    let verdict = worst.filter(|_| problem.is_none()).unwrap_or(without);
     if let Some(problem) = &problem {
         tracing::error!("{problem}");
     }
     if json {
-        output.json(&Report { device, verdict, verifiers: verdicts, problem })?;
+        output.json(&Report { device: device.to_string(), verdict, verifiers: verdicts, problem })?;
     } else {
         let lines: String = verdicts.iter().map(|(name, said)| said.lines(name)).collect();
-        output.text(&if lines.is_empty() { "unknown\n".to_owned() } else { lines })?;
+        output.text(&if lines.is_empty() { format!("{}\n", verdict.name()) } else { lines })?;
     }
     Ok(verdict.exit_code())
+}
+
+fn is_revoked(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<NotEnrolled>().is_some_and(|refused| refused.code == "identity.revoked")
 }
 
 /// One attestation with all verifiers.
@@ -64,7 +76,6 @@ struct Attempt<'a> {
     worker: &'a Worker,
     session: Session,
     happening: mpsc::Receiver<Event>,
-    device: DeviceId,
     /// By broker.
     ways: Vec<Way>,
     verdicts: BTreeMap<String, Said>,
@@ -86,12 +97,11 @@ enum Way {
 
 impl<'a> Attempt<'a> {
     /// Enrols where that is missing, and connects. A broker that can't be had is given up, as long as there is another.
-    async fn new(config: &'a Config, state: &'a StateDir, worker: &'a Worker) -> Result<Self> {
+    async fn new(config: &'a Config, state: &'a StateDir, worker: &'a Worker, device: DeviceId) -> Result<Self> {
         let (events, happening) = mpsc::channel(EVENTS);
-        let device = worker.call(|attester| attester.device()).await?;
         let session = Session::open(config, state, worker, device, false, events)?;
         let (ways, verdicts) = (Vec::new(), BTreeMap::new());
-        let mut attempt = Self { config, state, worker, session, happening, device, ways, verdicts, problem: None };
+        let mut attempt = Self { config, state, worker, session, happening, ways, verdicts, problem: None };
         for broker in 0..config.brokers.len() {
             attempt.ways.push(Way::JustEnrolled);
             if let Err(error) = attempt.enrol(broker, false).await {

@@ -121,9 +121,16 @@ fn a_revoked_device_is_contraindicated_at_once_and_approval_ends_it() -> Done {
     succeeded("once", &deployment.attester(&["once"])?)?;
     succeeded("revoke", &deployment.verifier(&["revoke", &id, "--why", "stolen"])?)?;
     assert_eq!(deployment.verdict(&id)?, "contraindicated");
+    // In the moment before the broker has read that, its evidence is answered; from then on it is not let in.
     let shut_out = deployment.attester(&["once"])?;
     assert_eq!(shut_out.status.code(), Some(4), "{}", exit(&shut_out));
+    let evidence = format!("cs/1/{id}/up/evidence");
+    deployment.eventually("not let in", || Ok(!deployment.publish("device", &id, &evidence, b"")?.status.success()))?;
+    let not_let_in = deployment.attester(&["once"])?;
+    assert_eq!(not_let_in.status.code(), Some(4), "{}", exit(&not_let_in));
+    assert!(String::from_utf8_lossy(&not_let_in.stderr).contains("identity.revoked"), "{}", exit(&not_let_in));
     succeeded("approve", &deployment.verifier(&["approve", &id])?)?;
+    deployment.eventually("let in", || Ok(deployment.publish("device", &id, &evidence, b"")?.status.success()))?;
     let again = deployment.attester(&["once"])?;
     assert_eq!(again.status.code(), Some(0), "{}", exit(&again));
     Ok(())
