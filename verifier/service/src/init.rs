@@ -26,6 +26,7 @@ const ENROLMENT: &str = include_str!("../../../packaging/mosquitto/enrolment.con
 const ENROLMENT_ACL: &str = include_str!("../../../packaging/mosquitto/enrolment-acl.in");
 const VERIFIER: &str = include_str!("init/verifier.toml.in");
 const POLICY: &str = include_str!("init/policy.toml");
+const DENY: &str = include_str!("init/deny.toml");
 const ATTESTER: &str = include_str!("init/attester.toml.in");
 /// User of the certificate that devices share for their first connection.
 pub const ENROL_USER: &str = "enrol";
@@ -169,6 +170,7 @@ fn lay_out(tree: &Tree<'_>, target: &Path, plan: &Plan) -> Result<(), InitError>
     };
     tree.public("verifier.toml", &fill(VERIFIER))?;
     tree.public("attester.toml.example", &fill(ATTESTER))?;
+    tree.public("deny.toml", DENY)?;
     tree.public("policy.toml", POLICY)
 }
 
@@ -269,7 +271,13 @@ mod tests {
     use appraisal::Policy;
 
     use super::*;
-    use crate::{config::Config, keys::SigningKey};
+    use crate::{
+        broker_access::{Access, ShutOut},
+        config::Config,
+        keys::SigningKey,
+    };
+
+    const NOW: u64 = 1_795_000_000;
 
     fn plan(dir: PathBuf) -> Plan {
         Plan {
@@ -279,7 +287,7 @@ mod tests {
             enrolment_port: 8884,
             service_port: 8885,
             http: "127.0.0.1:0".parse().unwrap(),
-            now: 1_795_000_000,
+            now: NOW,
         }
     }
 
@@ -315,6 +323,8 @@ mod tests {
         let example = fs::read_to_string(dir.join("attester.toml.example")).unwrap();
         assert!(example.contains("\naddress = \"broker.example:8883\"\nenrolment_address = \"broker.example:8884\"\n"));
         assert!(config.ek_roots.join("software").is_dir() && config.trust.is_dir() && config.data_dir.is_dir());
+        let access = Access::from_config(&config.broker).unwrap();
+        assert!(!access.update(&ShutOut::default(), NOW).unwrap(), "nobody is shut out, and the files say so");
         SigningKey::load(&config.key).unwrap();
         assert_eq!(Policy::from_toml(&fs::read_to_string(config.policy).unwrap()).unwrap(), Policy::default());
     }
