@@ -451,6 +451,19 @@ fn a_clear_within_the_first_boot_of_a_tpm_is_another_boot() {
 }
 
 #[test]
+fn the_rest_of_a_log_can_be_asked_for_in_the_second_of_a_clear() {
+    let mut pair = Pair::seen();
+    pair.device.clear();
+    pair.pass(1);
+    let answer = pair.device.attest(&[pair.judge.challenge_after_last()], Attach::Piece { first: 0, count: 1 });
+    assert_eq!(pair.judge.take(&answer).unwrap().acknowledged.runtime, 1);
+    let plain = pair.device.attest(&[pair.judge.challenge()], Attach::LogsFrom(1));
+    assert_eq!(pair.judge.take(&plain).unwrap_err(), NotJudged::Stale(Stale::Generation));
+    let bound = pair.device.attest(&[pair.judge.challenge_after_last()], Attach::LogsFrom(1));
+    assert_eq!(codes(&pair.judge.take(&bound).unwrap()), [Code::TpmCleared]);
+}
+
+#[test]
 fn starts_of_the_tpm_while_nothing_is_decided_are_counted_from_what_was_last_known() {
     let mut pair = Pair::seen();
     pair.device.restart();

@@ -230,7 +230,10 @@ impl Accepts<'_> {
     fn in_time(&self, answered: &Answered) -> Result<(), Stale> {
         match answered.basis {
             Basis::Request { issued } if self.now > issued.saturating_add(CHALLENGE_LIFETIME) => Err(Stale::Expired),
-            basis if basis.not_older_than() < self.since => Err(Stale::Generation),
+            // A TPM that was cleared in this second voids the nonces of this second, but for one that names what showed it.
+            basis if basis.not_older_than().saturating_add(u64::from(answered.after_last)) < self.since => {
+                Err(Stale::Generation)
+            }
             _ => Ok(()),
         }
     }
