@@ -63,8 +63,15 @@ impl Deployment {
     /// # Errors
     /// Where a program is missing or does not start.
     pub fn start() -> Result<Self> {
+        Self::start_with(Swtpm::try_start()?)
+    }
+
+    /// The same around this TPM, whose CA the verifier trusts, if it has one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(tpm: Swtpm) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("deployment-").tempdir()?;
-        let tpm = Swtpm::try_start()?;
         let verifier_dir = dir.path().join("verifier");
         let state_dir = dir.path().join("state");
         let ports = Ports::free()?;
@@ -126,7 +133,7 @@ impl Deployment {
         succeeded("verifier init", &init)?;
         let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/demo/policy.toml");
         fs::copy(policy, self.verifier_dir.join("policy.toml"))?;
-        for root in &self.tpm.roots {
+        for root in self.tpm.roots.iter().filter(|root| root.exists()) {
             let root = root.to_str().context("path of a root")?;
             succeeded("roots add", &self.verifier(&["roots", "add", root, "--software"])?)?;
         }
@@ -219,6 +226,14 @@ impl Deployment {
             &unsigned,
         ])?;
         tool(&["sign", &unsigned, "--key", &key, "--role", "manufacturer", "-o", &signed])?;
+        self.reload()
+    }
+
+    /// Has the verifier read its rules again.
+    ///
+    /// # Errors
+    /// Where no signal can be sent.
+    pub fn reload(&self) -> Result<()> {
         if let Some(child) = &self.serving {
             Command::new("kill").args(["-HUP", &child.id().to_string()]).status()?;
         }

@@ -18,7 +18,7 @@ use crate::{
     identity::{DeviceIdentity, EkChain, EkRoots, IdentityError, RootClass},
     limits::MAX_RECHECKED,
     references::Rules,
-    store::{Denial, Endorsed, Place, Ruling, Store, StoreError},
+    store::{Endorsed, Place, Ruling, Store, StoreError},
 };
 
 /// What a walk through the fleet came to.
@@ -93,21 +93,22 @@ pub async fn fleet(store: &Store, rules: &Arc<Rules>, clock: fn() -> UnixSeconds
 fn page(store: &Store, roots: &EkRoots, after: Place, now: UnixSeconds) -> Result<(Rechecked, Place), StoreError> {
     let (registrations, next) = store.endorsed(after, MAX_RECHECKED)?;
     let mut looked = Rechecked { all: registrations.len(), changed: Vec::new() };
-    let mut rulings = Vec::with_capacity(looked.all);
+    let mut rulings = Vec::new();
     for endorsed in registrations {
         let ruling = ruling(&endorsed, roots);
-        if !is_same(endorsed.denied.as_ref(), &ruling) {
+        if !is_same(&endorsed, &ruling) {
             looked.changed.push(endorsed.device);
+            rulings.push((endorsed, ruling));
         }
-        rulings.push((endorsed, ruling));
     }
     store.rule(rulings, now)?;
     Ok((looked, next))
 }
 
-fn is_same(before: Option<&Denial>, now: &Ruling) -> bool {
-    let before = before.map(|denial| (denial.code.as_str(), denial.why.as_str()));
-    before == now.denied.as_ref().map(|(code, why)| (code.as_str(), why.as_str()))
+fn is_same(before: &Endorsed, now: &Ruling) -> bool {
+    let denied = before.denied.as_ref().map(|denial| (denial.code.as_str(), denial.why.as_str()));
+    let class = now.class.is_none_or(|class| class == before.class);
+    class && denied == now.denied.as_ref().map(|(code, why)| (code.as_str(), why.as_str()))
 }
 
 fn ruling(endorsed: &Endorsed, roots: &EkRoots) -> Ruling {
@@ -268,6 +269,23 @@ mod tests {
         fleet.trust(true);
         assert_eq!(fleet.look(""), [fleet.certified]);
         assert_eq!(fleet.stands(fleet.certified), (Verdict::Affirmed, vec![]));
+    }
+
+    #[test]
+    fn a_root_that_changes_its_class_changes_that_of_its_devices() {
+        let fleet = Fleet::new();
+        assert_eq!(class(&fleet), EkClass::Software);
+        let roots = fleet.lists.path().join("ek_roots");
+        for name in ["issuer.pem", "root.pem"] {
+            fs::rename(roots.join("software").join(name), roots.join(name)).unwrap();
+        }
+        assert_eq!(fleet.look(""), [fleet.certified]);
+        assert_eq!(class(&fleet), EkClass::Hardware);
+        assert_eq!(fleet.look(""), []);
+    }
+
+    fn class(fleet: &Fleet) -> EkClass {
+        fleet.store.registration(fleet.certified).unwrap().unwrap().ek_class
     }
 
     #[test]

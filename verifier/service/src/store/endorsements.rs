@@ -8,7 +8,7 @@ use serde_bytes::{ByteBuf, Bytes};
 
 use super::{
     Denial, Endorsement, Sql, Store, StoreError, What, decode, encode, operators,
-    registry::{class_number, denial, note_in_history},
+    registry::{class_from, class_number, denial, note_in_history},
     signed, unsigned,
 };
 
@@ -24,6 +24,8 @@ pub struct Endorsed {
     pub certificates: Vec<Vec<u8>>,
     /// When their dates held.
     pub verified: UnixSeconds,
+    /// Class of the root that they led to.
+    pub class: EkClass,
     /// The TPM's maker.
     pub manufacturer: String,
     /// Firmware of the TPM in its last evidence.
@@ -172,7 +174,7 @@ fn certificates(list: &[Vec<u8>]) -> Sql<Vec<u8>> {
 fn endorsed(c: &Connection, after: Place, limit: usize) -> Sql<Vec<Endorsed>> {
     let mut select = c.prepare_cached(
         "SELECT d.n, d.id, e.certificates, e.verified, r.manufacturer, r.denied_code, r.denied_why, \
-         r.denied_at, s.state, r.first_seen FROM device d JOIN registration r ON r.device = d.n \
+         r.denied_at, s.state, r.first_seen, r.ek_class FROM device d JOIN registration r ON r.device = d.n \
          LEFT JOIN endorsement e ON e.device = d.n LEFT JOIN device_state s ON s.device = d.n \
          WHERE d.n > ?1 ORDER BY d.n LIMIT ?2",
     )?;
@@ -197,6 +199,7 @@ fn read(row: &Row<'_>) -> Sql<Endorsed> {
         eks: Vec::new(),
         certificates: certificates.unwrap_or_default().into_iter().map(ByteBuf::into_vec).collect(),
         verified: unsigned(verified.map_or_else(|| row.get(9), Ok)?),
+        class: class_from(row.get(10)?),
         manufacturer: row.get(4)?,
         firmware: state.map(|state| state.firmware_version),
         denied: denial(row.get(5)?, row.get(6)?, row.get(7)?),
@@ -213,7 +216,7 @@ fn rule(c: &Connection, endorsed: &Endorsed, ruling: &Ruling, now: UnixSeconds) 
     }
     let n = endorsed.n;
     if let Some(class) = ruling.class {
-        c.prepare_cached("UPDATE registration SET ek_class = ?2 WHERE device = ?1 AND ek_class <> ?2")?
+        c.prepare_cached("UPDATE registration SET ek_class = ?2 WHERE device = ?1")?
             .execute([n, class_number(class)])?;
     }
     let before = endorsed.denied.as_ref().map(|denial| (denial.code.as_str(), denial.why.as_str()));

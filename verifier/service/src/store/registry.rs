@@ -394,7 +394,7 @@ pub(super) const fn class_number(class: EkClass) -> i64 {
     }
 }
 
-const fn class_from(number: i64) -> EkClass {
+pub(super) const fn class_from(number: i64) -> EkClass {
     if number == class_number(EkClass::Hardware) { EkClass::Hardware } else { EkClass::Software }
 }
 
