@@ -13,6 +13,7 @@ use std::{
 
 use appraisal::{ChallengeKey, UnixSeconds};
 use data_encoding::HEXLOWER;
+use evidence::topic::Name;
 use reference_values::ReferenceIndex;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use thiserror::Error;
@@ -45,6 +46,8 @@ use crate::{
 
 /// Name of the secret that challenges are made with.
 const CHALLENGE_SECRET: &str = "challenge";
+/// Name of the secret that the broker's share is named by.
+const SHARE_SECRET: &str = "share";
 /// Parts that must be up.
 const RECEIVING: &str = "broker-receiving";
 const ANSWERING: &str = "broker-answering";
@@ -187,7 +190,7 @@ impl Service {
         let stop = watch::Sender::new(false);
         let (access_changed, read_again) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let brokers = supervise(brokers, &stop, &read_again);
-        let (inbox, receiving) = link.receive(filters(&config));
+        let (inbox, receiving) = link.receive(filters(&config.name, &*store.secret(SHARE_SECRET)?));
         let publisher = link.publish();
         let connections = vec![(RECEIVING, receiving), (ANSWERING, publisher.connected())];
         let (orders, ordered) = mpsc::channel(MAX_QUEUED_CHECKS);
@@ -355,9 +358,11 @@ fn verifier(
 }
 
 /// Shared among the processes of one verifier: the broker gives each message to one of them.
-fn filters(config: &Config) -> Vec<String> {
-    let name = &config.name;
-    vec![format!("$share/{name}/cs/1/+/up/#"), format!("$share/{name}/cs/1/enrol/+/up")]
+fn filters(name: &Name, share: &[u8; 32]) -> Vec<String> {
+    // Brokers let anybody join a share and check only at delivery who may read: what a device that guessed the share's name
+    // may not read would be lost.
+    let share = HEXLOWER.encode(share.split_at(16).0);
+    ["cs/1/+/up/#", "cs/1/enrol/+/up"].map(|filter| format!("$share/{name}-{share}/{filter}")).to_vec()
 }
 
 async fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), ServeError> {
