@@ -102,6 +102,15 @@ struct Presented {
     transcript: Transcript,
 }
 
+/// Endorsement keys, and who vouches for them.
+struct Endorsements {
+    /// In the order of the presentation.
+    keys: Vec<EkKey>,
+    /// Digests in the order of their rank.
+    eks: Vec<[u8; 32]>,
+    vouched: Vouched,
+}
+
 /// Who vouches for the endorsement keys.
 struct Vouched {
     by: EndorsedBy,
@@ -223,7 +232,7 @@ impl Verifier {
 
     /// Who vouches for the keys, templates, and the keys themselves.
     fn presented(&self, presentation: &Presentation) -> Result<Presented, Failure> {
-        let (keys, eks, vouched) = if presentation.certificates.is_empty() {
+        let Endorsements { keys, eks, vouched } = if presentation.certificates.is_empty() {
             self.uncertified(presentation)?
         } else {
             self.certified(presentation)?
@@ -239,7 +248,7 @@ impl Verifier {
     }
 
     /// Keys with certificates: chains to roots, CRLs, deny list, templates.
-    fn certified(&self, presentation: &Presentation) -> Result<(Vec<EkKey>, Vec<[u8; 32]>, Vouched), Failure> {
+    fn certified(&self, presentation: &Presentation) -> Result<Endorsements, Failure> {
         let certificates: Vec<&[u8]> = presentation.certificates.iter().map(|der| der.as_slice()).collect();
         let (eks, verified) = self.verified(&EkChain::read(&certificates)?)?;
         if eks.len() != presentation.ek_public.len() {
@@ -267,7 +276,7 @@ impl Verifier {
         };
         let manufacturer = make.map(|make| make.manufacturer.clone()).unwrap_or_default();
         let digests = eks.iter().map(|ek| *ek.spki_digest()).collect();
-        Ok((keys, digests, Vouched { by, manufacturer, endorsement }))
+        Ok(Endorsements { keys, eks: digests, vouched: Vouched { by, manufacturer, endorsement } })
     }
 
     /// Certificates that hold now, and that instant; or, of a registered device, that held when it was registered: makers' certificates end
@@ -288,7 +297,7 @@ impl Verifier {
     }
 
     /// Keys without certificates, one of which an operator has listed.
-    fn uncertified(&self, presentation: &Presentation) -> Result<(Vec<EkKey>, Vec<[u8; 32]>, Vouched), Failure> {
+    fn uncertified(&self, presentation: &Presentation) -> Result<Endorsements, Failure> {
         let sent: Vec<&[u8]> = presentation.ek_public.iter().map(|area| area.as_slice()).collect();
         let digests: Vec<[u8; 32]> = uncertified_eks(&sent)?.iter().map(EkKey::digest).collect();
         let denied = digests.iter().find_map(|ek| self.rules.borrow().roots.deny_list().ek(ek).map(str::to_owned));
@@ -308,7 +317,7 @@ impl Verifier {
         let keys = sent.iter().filter_map(|area| EkKey::of_public_area(area)).collect();
         let vouched =
             Vouched { by: EndorsedBy::Operator, manufacturer: String::new(), endorsement: Endorsement::default() };
-        Ok((keys, digests, vouched))
+        Ok(Endorsements { keys, eks: digests, vouched })
     }
 
     /// The generation that a proof is for. Refuses who is shut out by any key of its TPM, and whose keys are another's.

@@ -162,12 +162,11 @@ fn read_releases(folder: &Path, trust: &Trust, now: UnixSeconds) -> Result<Vec<V
     Ok(releases)
 }
 
-/// What each file of the folder comes to: a release, or why it does not count.
-pub(crate) fn each_release(
-    folder: &Path,
-    trust: &Trust,
-    now: UnixSeconds,
-) -> Result<Vec<(PathBuf, Result<VerifiedRelease, String>)>, RulesError> {
+/// What a file comes to: a release, or why it does not count.
+pub(crate) type ReadRelease = (PathBuf, Result<VerifiedRelease, String>);
+
+/// What each file of the folder comes to.
+pub(crate) fn each_release(folder: &Path, trust: &Trust, now: UnixSeconds) -> Result<Vec<ReadRelease>, RulesError> {
     let judge = |path: PathBuf| {
         let signed = SignedRelease::decode(&read(&path, MAX_RELEASE_FILE)?).map_err(|error| error.to_string());
         let release =
