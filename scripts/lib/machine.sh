@@ -70,5 +70,5 @@ need_build_tools() {
 # TPM and broker for what runs end to end, and the tools that look at it from outside.
 need_test_services() {
   need_packages libtss2-tcti-swtpm0 libtss2-tcti-device0 swtpm swtpm-tools tpm2-tools mosquitto mosquitto-clients \
-    jq curl openssl util-linux procps busybox-static
+    jq curl openssl util-linux procps busybox-static libfaketime
 }

@@ -6,39 +6,21 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use devices::{
-    software::{Attach, SoftwareDevice},
-    software_ek::{Ca, SoftwareEk, p256_point},
+    fleet::{Book, Fleet, Orders, PROGRAMS, Place},
+    software_ek::Ca,
 };
-use evidence::{
-    challenge::{Challenge, Hello},
-    claims::{DeviceId, Why},
-    enrolment::{Activation, Answer, Down, Outcome, Presentation, Up},
-    pcr::sha256,
-    result::{AttestationResult, Tier},
-    topic::{DownKind, DownTopic, Name, UpTopic},
-    tpm::P256Point,
-    verifier_message::{self, Purpose, VerifierKeyId},
-};
-use rumqttc::{
-    TlsConfiguration, Transport,
-    v5::{
-        AsyncClient, Event, EventLoop, MqttOptions,
-        mqttbytes::{QoS, v5::Packet},
-    },
-};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, pem::PemObject as _};
 use serde::Serialize;
-use tokio::{task::JoinSet, time::timeout};
 
-/// How long one step of one device may take.
+/// How long one attestation may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Far beyond any run.
+const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
 
 #[derive(Parser)]
 #[command(version, about = "Software devices against a running verifier")]
@@ -54,12 +36,32 @@ enum Command {
         /// Folder for `simulated-ca.pem` and its key.
         dir: PathBuf,
     },
-    /// Enrols devices and has each of them attest.
-    Run(Run),
+    /// Enrols devices and has each of them attest, by request.
+    Run {
+        #[command(flatten)]
+        at: At,
+        /// Attestations of each device.
+        #[arg(long, default_value_t = 1)]
+        rounds: u64,
+    },
+    /// Enrols devices, which stay and answer each epoch.
+    Follow {
+        #[command(flatten)]
+        at: At,
+        /// Ends when each device has seen so many epochs open.
+        #[arg(long, default_value_t = 3, conflicts_with = "seconds")]
+        epochs: usize,
+        /// Ends after this time.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Seconds between two new programs on each device; none without.
+        #[arg(long)]
+        new_every: Option<u64>,
+    },
 }
 
 #[derive(clap::Args, Clone)]
-struct Run {
+struct At {
     /// Folder that `simulate-fleet ca` made.
     #[arg(long)]
     ca: PathBuf,
@@ -69,34 +71,56 @@ struct Run {
     /// Broker, HOST:PORT.
     #[arg(long)]
     broker: String,
+    /// Where devices enrol, where that is elsewhere, HOST:PORT.
+    #[arg(long)]
+    enrol_broker: Option<String>,
     /// Name of the verifier.
     #[arg(long, default_value = "verifier")]
     name: String,
     /// Number of devices.
     #[arg(long, default_value_t = 10)]
     devices: usize,
-    /// Attestations of each device.
-    #[arg(long, default_value_t = 1)]
-    rounds: usize,
-    /// Devices at a time.
+    /// Devices that enrol at a time.
     #[arg(long, default_value_t = 50)]
     at_a_time: usize,
+    /// Writes what each device sent and got there, as JSON.
+    #[arg(long)]
+    books: Option<PathBuf>,
 }
 
 /// What the devices say; compare it with what the verifier says.
 #[derive(Debug, Default, Serialize)]
-struct Books {
+struct Summary {
     enrolled: usize,
+    evidence: usize,
     results: usize,
     verdicts: BTreeMap<&'static str, usize>,
+    epochs: BTreeMap<u64, Epoch>,
     failed: Vec<String>,
     seconds: f64,
+}
+
+/// Messages of all devices while an epoch was the newest; those before the first are under 0.
+#[derive(Debug, Default, Serialize)]
+struct Epoch {
+    devices: usize,
+    up: u32,
+    down: u32,
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Ca { dir } => make_ca(&dir).map(|()| true),
-        Command::Run(run) => simulate(&run),
+        Command::Run { at, rounds } => simulate(&at, async |fleet| {
+            let patience = PATIENCE.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX));
+            let done = |book: &Book| book.distinct_results().count() as u64 >= rounds || !book.refusals.is_empty();
+            fleet.order(|orders| orders.rounds = rounds);
+            fleet.until("all rounds", patience, done).await
+        }),
+        Command::Follow { at, epochs, seconds, new_every } => simulate(&at, async |fleet| {
+            fleet.order(|orders| (orders.epochs, orders.rounds) = (true, 1));
+            follow(fleet, epochs, seconds.map(Duration::from_secs), new_every.map(Duration::from_secs)).await
+        }),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -109,232 +133,71 @@ fn main() -> ExitCode {
 }
 
 fn make_ca(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let ca = Ca::new()?;
-    for (name, content) in [("simulated-ca.pem", ca.pem()), ("simulated-ca.key", &ca.key_pem())] {
-        fs::write(dir.join(name), content).with_context(|| format!("cannot write {name} to {}", dir.display()))?;
-    }
-    println!("{}", dir.join("simulated-ca.pem").display());
+    println!("{}", Ca::new()?.write(dir)?.display());
     Ok(())
 }
 
-fn simulate(run: &Run) -> Result<bool> {
-    let fleet = Arc::new(Fleet::new(run)?);
+async fn follow(fleet: &Fleet, epochs: usize, length: Option<Duration>, new_every: Option<Duration>) -> Result<()> {
+    let news = async {
+        let Some(every) = new_every else { return std::future::pending::<()>().await };
+        loop {
+            tokio::time::sleep(every).await;
+            fleet.order(|orders| orders.programs = (orders.programs + 1).min(PROGRAMS));
+        }
+    };
+    let end = async {
+        match length {
+            Some(length) => {
+                tokio::time::sleep(length).await;
+                Ok(())
+            }
+            // The first one was open already.
+            None => fleet.until("epochs", FOREVER, |book| book.epochs > epochs).await,
+        }
+    };
+    tokio::select! {
+        () = news => Ok(()),
+        ended = end => ended,
+    }
+}
+
+fn simulate(at: &At, what: impl AsyncFnOnce(&Fleet) -> Result<()>) -> Result<bool> {
     let began = Instant::now();
-    let mut books = tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(all(&fleet, run))?;
-    books.seconds = began.elapsed().as_secs_f64();
-    println!("{}", serde_json::to_string_pretty(&books)?);
-    Ok(books.failed.is_empty())
+    let mut place = Place::new(Ca::in_folder(&at.ca)?, &at.verifier, &at.name, &at.broker)?;
+    if let Some(address) = &at.enrol_broker {
+        place = place.enrolling_at(address)?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (mut summary, books) = runtime.block_on(async {
+        let orders = Orders { programs: 1, ..Orders::default() };
+        let fleet = Fleet::enrol(place, at.devices, at.at_a_time, orders).await?;
+        let mut failed = fleet.failed().to_vec();
+        failed.extend(what(&fleet).await.err().map(|error| format!("{error:#}")));
+        let books = fleet.end().await;
+        anyhow::Ok((Summary { failed, ..summary(&books) }, books))
+    })?;
+    summary.seconds = began.elapsed().as_secs_f64();
+    println!("{}", serde_json::to_string_pretty(&summary)?);
+    if let Some(file) = &at.books {
+        let text = serde_json::to_string(&books)?;
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(summary.failed.is_empty() && books.iter().all(|book| book.refusals.is_empty()))
 }
 
-async fn all(fleet: &Arc<Fleet>, run: &Run) -> Result<Books> {
-    let mut books = Books::default();
-    let mut running = JoinSet::new();
-    let mut begun = 0;
-    while begun < run.devices || !running.is_empty() {
-        if begun < run.devices && running.len() < run.at_a_time {
-            let (fleet, rounds, number) = (Arc::clone(fleet), run.rounds, begun);
-            running.spawn(async move { fleet.device(number, rounds).await });
-            begun += 1;
-            continue;
+fn summary(books: &[Book]) -> Summary {
+    let mut summary = Summary { enrolled: books.len(), ..Summary::default() };
+    for book in books {
+        summary.evidence += book.evidence.len();
+        for result in book.distinct_results() {
+            summary.results += 1;
+            *summary.verdicts.entry(result.verdict.name()).or_default() += 1;
         }
-        match running.join_next().await.context("a device is running")?? {
-            Ok(tiers) => {
-                books.enrolled += 1;
-                books.results += tiers.len();
-                for tier in tiers {
-                    *books.verdicts.entry(tier.name()).or_default() += 1;
-                }
-            }
-            Err(error) => books.failed.push(format!("{error:#}")),
+        for (number, traffic) in &book.traffic {
+            let epoch = summary.epochs.entry(*number).or_default();
+            (epoch.devices, epoch.up, epoch.down) =
+                (epoch.devices + 1, epoch.up + traffic.up, epoch.down + traffic.down);
         }
     }
-    Ok(books)
-}
-
-/// What all devices share.
-struct Fleet {
-    ca: Ca,
-    verifier: Name,
-    verifier_key: P256Point,
-    roots: Arc<rustls::RootCertStore>,
-    enrol: (Vec<u8>, Vec<u8>),
-    host: String,
-    port: u16,
-}
-
-impl Fleet {
-    fn new(run: &Run) -> Result<Self> {
-        let read = |path: PathBuf| fs::read(&path).with_context(|| format!("cannot read {}", path.display()));
-        let text = |path: PathBuf| read(path).and_then(|bytes| Ok(String::from_utf8(bytes)?));
-        let broker = run.verifier.join("broker");
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&read(broker.join("ca.pem"))?)?)?;
-        let key = SubjectPublicKeyInfoDer::from_pem_file(run.verifier.join("verifier.pub.pem"))?;
-        let (host, port) = run.broker.rsplit_once(':').context("--broker is HOST:PORT")?;
-        Ok(Self {
-            ca: Ca::from_pem(&text(run.ca.join("simulated-ca.pem"))?, &text(run.ca.join("simulated-ca.key"))?)?,
-            verifier: Name::new(&run.name).context("--name is not a verifier's name")?,
-            verifier_key: p256_point(&key).context("verifier.pub.pem is not a P-256 key")?,
-            roots: Arc::new(roots),
-            enrol: (read(broker.join("enrol.pem"))?, read(broker.join("enrol.key"))?),
-            host: host.to_owned(),
-            port: port.parse().context("--broker is HOST:PORT")?,
-        })
-    }
-
-    /// The life of one device.
-    async fn device(&self, number: usize, rounds: usize) -> Result<Vec<Tier>> {
-        let ek = SoftwareEk::new(&self.ca)?;
-        let mut device = SoftwareDevice::new();
-        device.keys.device = DeviceId(sha256(&ek.spki()));
-        let connection_key = rcgen::KeyPair::generate()?;
-        let certificate = self.enrol(number, &device, ek, &connection_key).await.context("enrolment")?;
-        device.run("/usr/sbin/simulated", [1; 32]);
-
-        let id = device.keys.device;
-        let key = connection_key.serialize_pem();
-        let mut link = self.connect(&id.to_string(), certificate.as_bytes(), key.as_bytes())?;
-        link.subscribe(&format!("cs/1/{id}/down/{}/#", self.verifier)).await?;
-        let mut tiers = Vec::with_capacity(rounds);
-        for round in 0..rounds {
-            let attach = if round == 0 { Attach::LogsFrom(0) } else { Attach::Nothing };
-            tiers.push(self.attest(&mut link, &mut device, attach).await.context("attestation")?);
-        }
-        link.client.disconnect().await?;
-        Ok(tiers)
-    }
-
-    async fn enrol(
-        &self,
-        number: usize,
-        device: &SoftwareDevice,
-        ek: SoftwareEk,
-        connection_key: &rcgen::KeyPair,
-    ) -> Result<String> {
-        let client = Name::new(&format!("simulated-{}-{number}", std::process::id())).context("a name")?;
-        let mut link = self.connect(client.as_str(), &self.enrol.0, &self.enrol.1)?;
-        link.subscribe(&DownTopic::Enrol(client.clone(), self.verifier.clone()).to_string()).await?;
-        let nonce = random_nonce()?;
-        let ak = &device.keys.ak;
-        let presentation = Presentation::new(
-            nonce,
-            vec![ek.certificate.clone()],
-            vec![ek.public_area()],
-            ak.area(),
-            rcgen::PublicKeyData::subject_public_key_info(connection_key),
-        );
-        let up = UpTopic::Enrol(client).to_string();
-        link.publish(&up, Up::Present(presentation.clone()).encode()).await?;
-        let credentials = match self.answer(&mut link, &nonce).await? {
-            Answer::Credentials(credentials) => credentials,
-            Answer::Outcome(outcome) => bail!("{outcome:?}"),
-        };
-        let secret = ek.activate(credentials.first().context("one credential")?, &ak.name())?;
-        let transcript = presentation.transcript(&VerifierKeyId::of(&self.verifier_key), &device.keys.device);
-        let activation = Activation::prove(presentation, credentials, &transcript, &[secret]);
-        link.publish(&up, Up::Activate(activation).encode()).await?;
-        match self.answer(&mut link, &nonce).await? {
-            Answer::Outcome(Outcome::Enrolled { device: id, certificate, .. }) => {
-                ensure!(id == device.keys.device, "enrolled under another id");
-                link.client.disconnect().await?;
-                Ok(certificate)
-            }
-            other => bail!("{other:?}"),
-        }
-    }
-
-    async fn answer(&self, link: &mut Link, nonce: &[u8; 32]) -> Result<Answer> {
-        loop {
-            let (_, message) = link.message().await?;
-            let down: Down = verifier_message::open(Purpose::Enrolment, &self.verifier_key, &message)?;
-            if down.client_nonce == *nonce {
-                return Ok(down.answer);
-            }
-        }
-    }
-
-    async fn attest(&self, link: &mut Link, device: &mut SoftwareDevice, attach: Attach) -> Result<Tier> {
-        let id = device.keys.device;
-        let hello = evidence::cbor::encode(&Hello::new(Why::Startup));
-        link.publish(&UpTopic::Hello(id, self.verifier.clone()).to_string(), hello).await?;
-        let mut asked_for = None;
-        loop {
-            let (topic, message) = link.message().await?;
-            match DownTopic::parse(&topic) {
-                Some(DownTopic::Device(_, _, DownKind::Request)) => {
-                    let challenge: Challenge = verifier_message::open(Purpose::Request, &self.verifier_key, &message)?;
-                    asked_for = Some(*challenge.nonce());
-                    let evidence = device.attest(&[*challenge.nonce()], attach);
-                    link.publish(&UpTopic::Evidence(id).to_string(), evidence).await?;
-                }
-                Some(DownTopic::Device(_, _, DownKind::Result)) => {
-                    let result: AttestationResult =
-                        verifier_message::open(Purpose::Result, &self.verifier_key, &message)?;
-                    if Some(result.nonce) == asked_for {
-                        return Ok(result.status);
-                    }
-                }
-                Some(DownTopic::Device(_, _, DownKind::Refusal)) => {
-                    let refusal: evidence::challenge::Refusal =
-                        verifier_message::open(Purpose::Refusal, &self.verifier_key, &message)?;
-                    bail!("refused: {}: {}", refusal.code, refusal.why);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn connect(&self, client: &str, certificate: &[u8], key: &[u8]) -> Result<Link> {
-        let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(Arc::clone(&self.roots))
-            .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?;
-        let mut options = MqttOptions::new(client, &self.host, self.port);
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
-        options.set_max_packet_size(Some(256 * 1024)).set_outgoing_inflight_upper_limit(16);
-        let (client, mqtt) = AsyncClient::new(options, 16);
-        Ok(Link { client, mqtt })
-    }
-}
-
-fn random_nonce() -> Result<[u8; 32]> {
-    let random = ring::rand::generate(&ring::rand::SystemRandom::new());
-    Ok(random.map_err(|_| anyhow::anyhow!("the system has no randomness"))?.expose())
-}
-
-struct Link {
-    client: AsyncClient,
-    mqtt: EventLoop,
-}
-
-impl Link {
-    async fn subscribe(&mut self, filter: &str) -> Result<()> {
-        self.client.subscribe(filter, QoS::AtLeastOnce).await?;
-        while !matches!(self.packet().await?, Packet::SubAck(_)) {}
-        Ok(())
-    }
-
-    async fn publish(&mut self, topic: &str, message: Vec<u8>) -> Result<()> {
-        Ok(self.client.publish(topic, QoS::AtLeastOnce, false, message).await?)
-    }
-
-    async fn message(&mut self) -> Result<(String, Vec<u8>)> {
-        loop {
-            if let Packet::Publish(publish) = self.packet().await? {
-                return Ok((String::from_utf8(publish.topic.to_vec())?, publish.payload.to_vec()));
-            }
-        }
-    }
-
-    async fn packet(&mut self) -> Result<Packet> {
-        loop {
-            let event = timeout(PATIENCE, self.mqtt.poll()).await.context("no answer in time")??;
-            if let Event::Incoming(packet) = event {
-                return Ok(packet);
-            }
-        }
-    }
+    summary
 }

@@ -1,6 +1,8 @@
 //! Figures, each measured beside its limit in one run: `figures [NAME…] [--json FILE] [--seconds N]`, no name for all.
 //! Run through `scripts/bench.sh`, which builds what is measured in release mode.
 
+mod fleet;
+
 use std::{
     collections::BTreeMap,
     hint::black_box,
@@ -44,7 +46,12 @@ impl Figure {
 
 type Benchmark = fn(Duration) -> Result<Figure>;
 
-const BENCHMARKS: [(&str, Benchmark); 2] = [("appraise", appraise), ("evidence-bytes", evidence_bytes)];
+const BENCHMARKS: [(&str, Benchmark); 4] = [
+    ("appraise", appraise),
+    ("evidence-bytes", evidence_bytes),
+    ("outage", fleet::outage),
+    ("steady-state", fleet::steady_state),
+];
 
 #[derive(Parser)]
 struct Arguments {
