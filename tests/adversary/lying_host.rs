@@ -1,10 +1,17 @@
 //! A host that owns its software but not its TPM: what it cannot get signed.
 
+use std::process::Command;
+
+use appraisal::{Code, Verdict};
 use attester::tpm::{Tpm, TpmConfig, TpmError};
-use devices::swtpm::Swtpm;
+use devices::{
+    deployment::{Deployment, PRODUCT, succeeded},
+    judge::Judge,
+    swtpm::Swtpm,
+};
 use evidence::{
     Refused,
-    claims::{AttesterClaim, Claims, Committed, DeviceId, Nonces, PROFILE, QuoteClaim, Why},
+    claims::{AttesterClaim, Claims, Committed, DeviceId, Nonce, Nonces, PROFILE, QuoteClaim, Why},
     envelope::{DeviceKeys, Envelope, Unsigned},
     tpm::Attest,
 };
@@ -43,4 +50,99 @@ fn a_tpm_signs_claims_around_a_fabricated_quote_but_never_the_quote() {
     );
     let lie = message(&mut tpm, &fabricated);
     assert_eq!(Envelope::decode(&lie).unwrap().verify(&keys).unwrap_err(), Refused::QuoteSignature);
+}
+
+/// A real TPM, and what its host can make of it.
+struct Host {
+    swtpm: Swtpm,
+    keys: DeviceKeys,
+}
+
+impl Host {
+    fn new() -> Self {
+        let swtpm = Swtpm::start();
+        let keys = DeviceKeys { device: DeviceId([7; 32]), ak: *Self::open(&swtpm).ak_public() };
+        Self { swtpm, keys }
+    }
+
+    fn open(swtpm: &Swtpm) -> Tpm {
+        let config = TpmConfig { tcti: swtpm.tcti.clone(), endorsement_auth: Default::default(), ak_counter: 0 };
+        Tpm::open(&config).unwrap()
+    }
+
+    /// Evidence without logs.
+    fn attests(&self, nonce: Nonce) -> Vec<u8> {
+        let mut tpm = Self::open(&self.swtpm);
+        let committed = Committed {
+            nonces: Nonces::new(vec![nonce]).unwrap(),
+            device: self.keys.device,
+            profile: PROFILE.into(),
+            attester: AttesterClaim { why: Why::Request, sources: vec![], version: "0".into() },
+        };
+        let quote = tpm.quote(&committed.extra_data()).unwrap();
+        let quote = QuoteClaim { attest: quote.attest, signature: quote.signature };
+        let unsigned = Unsigned::new(&self.keys.ak, &Claims { committed, quote, logs: vec![] }, vec![]).unwrap();
+        let signature = tpm.sign(unsigned.to_be_signed()).unwrap();
+        unsigned.sign(&signature).message
+    }
+
+    /// Clock of the TPM, milliseconds.
+    fn clock(&self) -> u64 {
+        Self::open(&self.swtpm).counters().unwrap().clock
+    }
+}
+
+fn tool(tcti: &str, name: &str, arguments: &[&str]) -> std::process::Output {
+    Command::new(name).env("TPM2TOOLS_TCTI", tcti).args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_tpm_s_clock_that_the_owner_moved_forward_is_told_and_the_owner_cannot_move_it_back() {
+    let host = Host::new();
+    let mut judge = Judge::new(host.keys, Default::default());
+    let nonce = judge.challenge();
+    judge.take(&host.attests(nonce)).unwrap();
+    let (year, before) = (365 * 24 * 3600 * 1000, host.clock());
+    succeeded("tpm2_setclock", &tool(&host.swtpm.tcti, "tpm2_setclock", &[&(before + year).to_string()])).unwrap();
+    judge.now += 60;
+    let nonce = judge.challenge();
+    let moved = judge.take(&host.attests(nonce)).unwrap();
+    assert!(moved.state.causes.iter().any(|cause| cause.code == Code::TpmClockPace), "{:?}", moved.state.causes);
+    assert_ne!(moved.state.verdict, Verdict::Affirmed);
+    let back = tool(&host.swtpm.tcti, "tpm2_setclock", &[&before.to_string()]);
+    assert!(!back.status.success(), "the TPM moves its clock forward only");
+}
+
+#[test]
+fn a_real_tpm2_clear_is_told_and_ends_by_an_approval_only() -> anyhow::Result<()> {
+    let mut deployment = Deployment::start()?;
+    deployment.sign_release_of_the_device()?;
+    let once = |deployment: &Deployment| -> anyhow::Result<(Option<i32>, String)> {
+        let done = deployment.attester(&["once"])?;
+        Ok((done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned()))
+    };
+    succeeded("enrol", &deployment.attester(&["enrol"])?)?;
+    let id = deployment.device_id()?;
+    succeeded("approve", &deployment.verifier(&["approve", &id, "--product", PRODUCT])?)?;
+    let (code, said) = once(&deployment)?;
+    assert_eq!(code, Some(0), "{said}");
+
+    succeeded("tpm2_clear", &tool(&deployment.tpm.tcti, "tpm2_clear", &["-c", "p"]))?;
+    let codes = |deployment: &Deployment| -> anyhow::Result<Vec<String>> {
+        let device = deployment.verifier_json(&["device", &id])?;
+        let causes = device["causes"].as_array().unwrap().iter();
+        Ok(causes.map(|cause| cause["code"].as_str().unwrap().to_owned()).collect())
+    };
+    let (code, said) = once(&deployment)?;
+    assert_eq!(code, Some(5), "{said}");
+    assert!(codes(&deployment)?.contains(&"tpm.cleared".to_owned()), "{:?}", codes(&deployment)?);
+    // A reboot is no approval.
+    deployment.reboot()?;
+    let (code, said) = once(&deployment)?;
+    assert_eq!(code, Some(5), "{said}");
+    succeeded("approve", &deployment.verifier(&["approve", &id])?)?;
+    let (code, said) = once(&deployment)?;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(codes(&deployment)?, Vec::<String>::new());
+    Ok(())
 }

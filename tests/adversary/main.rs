@@ -2,10 +2,14 @@
 //! appraisal, against them. `STATEMENTS.md` says which.
 
 mod compromised;
+mod enrolling_strangers;
+mod field;
 mod lying_about_time;
 mod lying_host;
 mod lying_logs;
+mod lying_network;
 mod lying_quotes;
+mod lying_verifiers;
 mod replays;
 mod statements;
 mod vectors;
