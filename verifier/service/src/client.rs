@@ -72,8 +72,7 @@ impl ClientError {
     #[must_use]
     pub fn is_usage(&self) -> bool {
         use Kind::{AmbiguousId, BadRequest, NameTaken, NotAnId, Revoked, TooMany, UnknownDevice, UnknownToken};
-        let usage =
-            [BadRequest, NotAnId, UnknownDevice, AmbiguousId, Revoked, TooMany, NameTaken, UnknownToken];
+        let usage = [BadRequest, NotAnId, UnknownDevice, AmbiguousId, Revoked, TooMany, NameTaken, UnknownToken];
         matches!(self, Self::Config(_) | Self::Url(_)) || self.kind().is_some_and(|kind| usage.contains(&kind))
     }
 }

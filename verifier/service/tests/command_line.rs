@@ -265,8 +265,23 @@ fn what_cannot_be_reached_is_named() {
 #[test]
 fn every_command_explains_itself() {
     let commands = [
-        "init", "serve", "devices", "device", "history", "approve", "revoke", "check", "label", "forget", "token", "keys",
-        "store", "config", "inspect", "roots", "completions",
+        "init",
+        "serve",
+        "devices",
+        "device",
+        "history",
+        "approve",
+        "revoke",
+        "check",
+        "label",
+        "forget",
+        "token",
+        "keys",
+        "store",
+        "config",
+        "inspect",
+        "roots",
+        "completions",
     ];
     for command in commands {
         let output = Command::new(env!("CARGO_BIN_EXE_verifier")).args([command, "--help"]).output().unwrap();
@@ -384,7 +399,8 @@ fn the_store_is_copied_and_migrated_without_a_service() {
     let config = laid_out(&folder).join("verifier.toml");
     let store = folder.path().join("v/data/store.sqlite");
     let copy = folder.path().join("copy.sqlite");
-    let backup = |file: &std::path::Path| offline(&["store", "backup", file.to_str().unwrap(), "--json"], Some(&config));
+    let backup =
+        |file: &std::path::Path| offline(&["store", "backup", file.to_str().unwrap(), "--json"], Some(&config));
     assert_eq!(backup(&copy).status.code(), Some(1), "there is no store yet");
     assert_eq!(offline(&["store", "migrate"], Some(&config)).status.code(), Some(1));
     assert!(!store.exists() && !copy.exists());

@@ -1,6 +1,12 @@
 //! `verifier config check`: everything that `verifier serve` reads, read without a service, one line each with what to do.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::{Path, PathBuf}, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use appraisal::UnixSeconds;
 use clap::{Args, Subcommand};
@@ -337,7 +343,8 @@ fn policy(lines: &mut Lines, config: &Config) {
 /// Connects as the service does, under a name of its own, so that a running one is not put out.
 fn reach(lines: &mut Lines, config: &Config) {
     let address = format!("{}:{}", config.broker.host, config.broker.port);
-    let client_id = format!("{}-check-{}", config.name, std::process::id());
+    // Always the same one, so that the broker has one session of it at the most.
+    let client_id = format!("{}-check", config.name);
     let Ok(link) = Link::new(&config.broker, client_id) else { return };
     let connected = tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| {
         runtime.block_on(async {

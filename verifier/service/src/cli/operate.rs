@@ -52,8 +52,7 @@ pub(super) fn label(args: &LabelArgs) -> ExitCode {
 fn changes(typed: &[String]) -> Result<BTreeMap<String, Option<String>>, Failure> {
     let mut changes = BTreeMap::new();
     for text in typed {
-        let (key, value) =
-            text.split_once('=').ok_or_else(|| Failure(format!("`{text}` is not KEY=VALUE"), USAGE))?;
+        let (key, value) = text.split_once('=').ok_or_else(|| Failure(format!("`{text}` is not KEY=VALUE"), USAGE))?;
         let value = Some(value).filter(|value| !value.is_empty());
         let change = LabelChange::new(key, value).map_err(|error| Failure(error.to_string(), USAGE))?;
         if changes.insert(change.key().to_owned(), change.value().map(str::to_owned)).is_some() {

@@ -60,7 +60,11 @@ impl Service {
     }
 
     /// Shows an answer: JSON as it is, or `text` made of it.
-    pub(super) fn show<T: DeserializeOwned>(&self, answer: &[u8], text: impl FnOnce(&T) -> String) -> Result<T, Failure> {
+    pub(super) fn show<T: DeserializeOwned>(
+        &self,
+        answer: &[u8],
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<T, Failure> {
         let read = serde_json::from_slice(answer);
         let read: T = read.map_err(|error| {
             Failure(format!("the service's answer is not understood: {error}; is it another version?"), FAILED)

@@ -93,7 +93,8 @@ fn create(service: &Service, name: &str, role: Role) -> Result<(), Failure> {
 fn revoke(service: &Service, name: &str, role: Option<Role>) -> Result<(), Failure> {
     let client = service.client()?;
     if let Some(role) = role {
-        let known: TokensJson = serde_json::from_slice(&client.get("/v1/tokens")?).unwrap_or(TokensJson { tokens: vec![] });
+        let known: TokensJson =
+            serde_json::from_slice(&client.get("/v1/tokens")?).unwrap_or(TokensJson { tokens: vec![] });
         if !known.tokens.iter().any(|token| token.name == name && token.role == role) {
             return Err(Failure(format!("there is no token named `{name}` with the role `{}`", role.name()), USAGE));
         }

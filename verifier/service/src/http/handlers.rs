@@ -23,8 +23,9 @@ use tokio::{
 use super::{
     App, Caller, Order,
     api::{
-        AllowJson, AllowedJson, AllowedKeyJson, ApproveJson, AskedJson, AttestedJson, DeviceJson, DevicesJson, FleetJson, ForgetJson, ForgottenJson, HistoryJson,
-        HistoryRowJson, LabelsJson, ReferencesJson, RevokeJson, SummaryJson, time,
+        AllowJson, AllowedJson, AllowedKeyJson, ApproveJson, AskedJson, AttestedJson, DeviceJson, DevicesJson,
+        FleetJson, ForgetJson, ForgottenJson, HistoryJson, HistoryRowJson, LabelsJson, ReferencesJson, RevokeJson,
+        SummaryJson, time,
     },
     problem::{Kind, Problem},
 };
@@ -206,7 +207,9 @@ pub(super) async fn ak_certificate(State(app): State<App>, Path(id): Path<String
     let device = resolve(&app, id).await?;
     let certificate = app.store.off_thread(move |store| store.ak_certificate(device)).await?;
     let certificate = certificate.ok_or_else(|| unknown(device))?.ok_or_else(|| {
-        let detail = format!("device {device} was enrolled before there were such certificates; it gets one when it enrols again");
+        let detail = format!(
+            "device {device} was enrolled before there were such certificates; it gets one when it enrols again"
+        );
         Problem::new(Kind::NoResult, detail)
     })?;
     Ok(([(header::CONTENT_TYPE, "application/cwt")], certificate).into_response())

@@ -53,9 +53,7 @@ pub(super) async fn create_token(
         app.store.off_thread(move |store| store.add_token(&named, digest, role, &caller.name, now)).await?
     };
     match added {
-        TokenAdded::Done => {
-            Ok(Json(NewTokenJson { name: asked, role, token: token.expose().to_owned() }))
-        }
+        TokenAdded::Done => Ok(Json(NewTokenJson { name: asked, role, token: token.expose().to_owned() })),
         TokenAdded::Taken => {
             let detail = format!("there is a token named `{asked}`; take another name, or revoke that one first");
             Err(Problem::new(Kind::NameTaken, detail))

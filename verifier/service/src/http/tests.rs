@@ -149,7 +149,10 @@ fn each_route_answers_its_role_and_those_above() {
                     assert!(![401, 403].contains(&status), "{role:?} {method} {path}: {body}");
                 } else {
                     assert_eq!(status, 403, "{role:?} {method} {path}: {body}");
-                    assert!(body.contains("urn:countersign:problem:forbidden") && body.contains(needed.name()), "{body}");
+                    assert!(
+                        body.contains("urn:countersign:problem:forbidden") && body.contains(needed.name()),
+                        "{body}"
+                    );
                 }
             }
             assert!(known > 0, "{path}");
@@ -171,7 +174,10 @@ fn a_token_is_shown_once_named_in_history_and_gone_when_revoked() {
     assert_eq!(history.history.last().unwrap().who.as_deref(), Some("ada"));
     let tokens: Value = service.get("/v1/tokens");
     assert_eq!((&tokens["tokens"][0]["name"], &tokens["tokens"][1]["name"]), (&"init".into(), &"ada".into()));
-    assert_eq!((&tokens["tokens"][1]["role"], &tokens["tokens"][1]["last_used"]), (&"operator".into(), &"2027-01-15".into()));
+    assert_eq!(
+        (&tokens["tokens"][1]["role"], &tokens["tokens"][1]["last_used"]),
+        (&"operator".into(), &"2027-01-15".into())
+    );
     assert!(!tokens.to_string().contains(&token));
     // Nowhere on disk either.
     let folder = service.app.store.path().parent().unwrap();
@@ -182,11 +188,14 @@ fn a_token_is_shown_once_named_in_history_and_gone_when_revoked() {
     let nothing = serde_json::json!({});
     service.client().post("/v1/tokens/ada/revoke", &nothing, Duration::ZERO).unwrap();
     assert_eq!(service.problem(ada.get("/v1/fleet")), Kind::Unauthorized);
-    let revoke = |name: &str| service.problem(service.client().post(&format!("/v1/tokens/{name}/revoke"), &nothing, Duration::ZERO));
+    let revoke = |name: &str| {
+        service.problem(service.client().post(&format!("/v1/tokens/{name}/revoke"), &nothing, Duration::ZERO))
+    };
     assert_eq!((revoke("ada"), revoke("init")), (Kind::UnknownToken, Kind::Forbidden));
     let create = |body: Value| service.problem(service.client().post("/v1/tokens", &body, Duration::ZERO));
     assert_eq!(create(serde_json::json!({ "name": "init", "role": "reader" })), Kind::NameTaken);
-    for (name, role) in [("", "reader"), ("A", "reader"), ("a/b", "reader"), ("a", "root"), (&"a".repeat(33), "reader")] {
+    for (name, role) in [("", "reader"), ("A", "reader"), ("a/b", "reader"), ("a", "root"), (&"a".repeat(33), "reader")]
+    {
         assert_eq!(create(serde_json::json!({ "name": name, "role": role })), Kind::BadRequest, "{name} {role}");
     }
     let log: Value = service.get("/v1/operator-log");
@@ -207,7 +216,11 @@ fn labels_are_set_and_devices_forgotten() {
     assert_eq!((&list["total"], &list["devices"][0]["labels"]["site"]), (&1.into(), &"a b".into()));
     assert_eq!(service.problem(service.client().get("/v1/devices?label=site")), Kind::BadRequest);
     for labels in [serde_json::json!({ "A": "b" }), serde_json::json!({ "a": "" }), serde_json::json!(["a"])] {
-        assert_eq!(service.problem(post("labels", serde_json::json!({ "labels": labels }))), Kind::BadRequest, "{labels}");
+        assert_eq!(
+            service.problem(post("labels", serde_json::json!({ "labels": labels }))),
+            Kind::BadRequest,
+            "{labels}"
+        );
     }
     let many: BTreeMap<String, &str> = (0..17).map(|n| (format!("k{n}"), "v")).collect();
     assert_eq!(service.problem(post("labels", serde_json::json!({ "labels": many }))), Kind::TooMany);
@@ -492,4 +505,36 @@ fn a_token_is_compared_whole() {
     assert!(Token::new("short").is_none() && Token::new(&"x".repeat(300)).is_none());
     assert!(Token::new(&format!("{TOKEN} {TOKEN}")).is_none());
     assert!(!format!("{token:?}").contains(TOKEN));
+}
+
+#[test]
+fn a_list_of_endorsement_keys_is_taken_whole_or_not_at_all() {
+    let service = Service::start();
+    let key = |number: u64| serde_json::json!({ "id": id(number).to_string(), "product": "acme/router" });
+    let list = |keys: Vec<Value>| service.client().post("/v1/allowed", &serde_json::json!({ "keys": keys }), Duration::ZERO);
+    for bad in [
+        serde_json::json!({ "id": "abcd" }),
+        serde_json::json!({ "id": id(2).to_string(), "product": "" }),
+        serde_json::json!({ "id": id(2).to_string(), "product": "a\u{1b}b" }),
+        serde_json::json!({ "id": id(2).to_string(), "produkt": "a" }),
+    ] {
+        assert_eq!(service.problem(list(vec![key(1), bad.clone()])), Kind::BadRequest, "{bad}");
+    }
+    assert_eq!(service.problem(list(Vec::new())), Kind::BadRequest);
+    assert!(!service.app.store.allows(&[id(1).0]).unwrap());
+    // Longer than any other body.
+    let answer = list((1..2_000).map(key).collect()).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&answer).unwrap(), serde_json::json!({ "listed": 1999, "new": 1999 }));
+    let answer = list(vec![key(1), key(5_000)]).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&answer).unwrap(), serde_json::json!({ "listed": 2, "new": 1 }));
+    assert!(service.app.store.allows(&[id(9_999).0, id(1_999).0]).unwrap());
+}
+
+#[test]
+fn the_certificate_of_an_attestation_key_comes_as_it_was_signed() {
+    let service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    assert_eq!(service.client().get(&format!("/v1/devices/{}/ak-certificate", id(1))).unwrap(), [1]);
+    let unknown = service.client().get(&format!("/v1/devices/{}/ak-certificate", id(2)));
+    assert_eq!(service.problem(unknown), Kind::UnknownDevice);
 }

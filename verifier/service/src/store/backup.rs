@@ -177,7 +177,10 @@ mod tests {
                 assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
                 let copy = Store::open(&copy).unwrap();
                 assert_eq!(count(&copy, "SELECT count(DISTINCT judged) FROM device"), 1);
-                assert_eq!(count(&copy, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'"), 0);
+                assert_eq!(
+                    count(&copy, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'"),
+                    0
+                );
                 assert_eq!(count(&copy, "SELECT count(*) FROM device_state"), 8);
             }
             stop.store(true, Ordering::Relaxed);

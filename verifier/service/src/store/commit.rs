@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use appraisal::{Cause, Code, DeviceState, UnixSeconds, Verdict, state::Attested};
+use appraisal::{Appraisal, Cause, Code, DeviceState, UnixSeconds, Verdict, state::Attested};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
@@ -62,12 +62,7 @@ fn one(c: &Connection, accepted: &Accepted) -> Sql<Committed> {
         files::drop_unused(c, old)?;
     }
     standing::file_codes(c, before.n, &was.codes, &is.codes)?;
-    let mut written = false;
-    if let Some(attested) = &appraisal.closed {
-        write_attested(c, before.n, attested, state)?;
-        written = true;
-    }
-    if write_history(c, before.n, &before.stands, &after, state)? || written {
+    if write_history(c, before.n, &before.stands, &after, appraisal)? {
         prune(c, before.n)?;
     }
     Ok(Committed::Done)
@@ -94,25 +89,31 @@ fn write_state(c: &Connection, n: i64, accepted: &Accepted) -> Sql<()> {
     Ok(())
 }
 
-/// A row where the verdict, its causes or the release differ; and one for the expiry in between, which nobody wrote.
-/// Whether there was anything to write.
-fn write_history(c: &Connection, n: i64, old: &Stands, new: &Stands, state: &DeviceState) -> Sql<bool> {
+/// A row where the verdict, its causes or the release differ; before it one for the expiry in between, which nobody
+/// wrote, and one for what was covered where this evidence begins anew. Whether there was anything to write.
+fn write_history(c: &Connection, n: i64, old: &Stands, new: &Stands, appraisal: &Appraisal) -> Sql<bool> {
+    let state = &appraisal.state;
     let about = |causes: &[Cause]| -> BTreeSet<(Code, String)> {
         causes.iter().map(|cause| (cause.code, cause.detail.clone())).collect()
     };
     let now = state.judged;
     let (is, was) = (new.at(now), old.at(now));
-    if let Some(expired) = old.state.as_ref().filter(|old| old.expires <= now) {
-        let (verdict, causes) = expired.at(expired.expires);
-        let mut row = Entry::new(expired.expires, What::Expired, verdict, &causes);
-        row.previous = Some(expired.verdict);
+    let expired = old.state.as_ref().filter(|old| old.expires <= now);
+    if let Some(expired) = expired {
+        let late = old.at(expired.expires);
+        let mut row = Entry::new(expired.expires, What::Expired, late.verdict, &late.causes);
+        row.previous = Some(old.filed().verdict);
         row.release = expired.release.as_deref();
         append(c, n, &row)?;
-    } else if old.state.as_ref().is_some_and(|old| old.release == state.release)
+    }
+    if let Some(attested) = &appraisal.closed {
+        write_attested(c, n, attested, state)?;
+    }
+    let same = old.state.as_ref().is_some_and(|old| old.release == state.release)
         && was.verdict == is.verdict
-        && about(&was.causes) == about(&is.causes)
-    {
-        return Ok(false);
+        && about(&was.causes) == about(&is.causes);
+    if same && expired.is_none() {
+        return Ok(appraisal.closed.is_some());
     }
     let mut row = Entry::new(now, What::Evidence, is.verdict, &is.causes);
     row.previous = old.state.as_ref().map(|_| was.verdict);
@@ -194,4 +195,55 @@ fn prune(c: &Connection, n: i64) -> Sql<()> {
     )?
     .execute(params![n, MAX_HISTORY])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            HistoryRow,
+            tests::{NOW, accepted, commit, id, registration, store},
+        },
+        *,
+    };
+
+    #[test]
+    fn steady_state_costs_one_row_of_state_and_nothing_else() {
+        let (_folder, store) = store();
+        store.register(registration(1)).unwrap();
+        commit(&store, accepted(1, 1, None));
+        let rows = || -> i64 {
+            let tables = ["history", "device_cause", "device_state", "mset", "mset_file", "operator_log"];
+            let count = |c: &Connection, table: &str| {
+                c.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))
+            };
+            store.read(|c| tables.iter().map(|table| count(c, table)).sum()).unwrap()
+        };
+        let before = rows();
+        for clock in 2..50 {
+            assert_eq!(commit(&store, accepted(1, clock, Some(clock - 1))), Committed::Done);
+        }
+        assert_eq!(rows(), before);
+    }
+
+    #[test]
+    fn what_was_covered_until_a_boot_stands_before_what_the_boot_shows() {
+        let (_folder, store) = store();
+        store.register(registration(1)).unwrap();
+        commit(&store, accepted(1, 1, None));
+        let mut booted = accepted(1, 2000, Some(1));
+        let covered = Attested { from: NOW + 1, until: NOW + 600, reset: 1, restart: 0 };
+        booted.appraisal.closed = Some(covered);
+        commit(&store, booted.clone());
+        let history = store.history(id(1), NOW + 2001).unwrap();
+        let what = |rows: &[HistoryRow]| rows.iter().map(|row| row.what).collect::<Vec<_>>();
+        assert_eq!(what(&history), [What::Enrolled, What::Evidence, What::Expired, What::Attested, What::Evidence]);
+        assert_eq!((history[3].attested, history[3].at), (Some(covered), NOW + 2000));
+        // Where nothing else differs it stands alone.
+        let mut again = accepted(1, 2100, Some(2000));
+        again.appraisal.closed = Some(covered);
+        commit(&store, again);
+        let history = store.history(id(1), NOW + 2101).unwrap();
+        assert_eq!(what(&history[5..]), [What::Attested]);
+    }
 }

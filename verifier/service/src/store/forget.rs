@@ -23,13 +23,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] where it could not be written; then nothing has been removed.
-    pub fn forget(
-        &self,
-        device: DeviceId,
-        unblock: bool,
-        by: &str,
-        now: UnixSeconds,
-    ) -> Result<Forgotten, StoreError> {
+    pub fn forget(&self, device: DeviceId, unblock: bool, by: &str, now: UnixSeconds) -> Result<Forgotten, StoreError> {
         let by = by.to_owned();
         self.write(1, move |c| {
             let read = "SELECT n, revoked, mset FROM device WHERE id = ?1";
@@ -104,7 +98,10 @@ mod tests {
         let files: i64 = store.read(|c| c.query_row("SELECT count(*) FROM file", [], |row| row.get(0))).unwrap();
         assert_eq!(files, 2, "what only that device ran is forgotten, what others run is not");
         let log = store.operator_log().unwrap();
-        assert_eq!((log[0].who.as_str(), log[0].what.as_str(), log[0].about.clone()), ("ada", "forgot", id(1).to_string()));
+        assert_eq!(
+            (log[0].who.as_str(), log[0].what.as_str(), log[0].about.clone()),
+            ("ada", "forgot", id(1).to_string())
+        );
         assert_eq!(store.register(registration(1)), Ok(Registered::New), "it may enrol anew");
     }
 

@@ -48,8 +48,9 @@ impl LabelChange {
         if !(1..=MAX_LABEL_KEY).contains(&key.len()) || !key.bytes().all(legal) {
             return Err(BadLabel::Key(key.chars().take(2 * MAX_LABEL_KEY).collect()));
         }
-        let printable =
-            |value: &str| (1..=MAX_LABEL_VALUE).contains(&value.chars().count()) && !value.chars().any(char::is_control);
+        let printable = |value: &str| {
+            (1..=MAX_LABEL_VALUE).contains(&value.chars().count()) && !value.chars().any(char::is_control)
+        };
         if value.is_some_and(|value| !printable(value)) {
             return Err(BadLabel::Value(key.to_owned()));
         }

@@ -136,7 +136,10 @@ mod tests {
         assert_eq!(migrate(&path).unwrap(), Versions { found: known(), known: known() });
         let store = Store::open(&path).unwrap();
         let known = store.registration(id(1)).unwrap().unwrap();
-        assert_eq!((known.ak, known.first_seen, known.product.as_deref()), (registration(1).ak, NOW, Some("acme/router")));
+        assert_eq!(
+            (known.ak, known.first_seen, known.product.as_deref()),
+            (registration(1).ak, NOW, Some("acme/router"))
+        );
         assert_eq!(store.history(id(1), NOW).unwrap().len(), 1);
         assert_eq!(store.commit(vec![accepted(1, 1, None)]).unwrap(), [super::super::Committed::Done]);
     }

@@ -232,7 +232,10 @@ mod tests {
         let (_folder, store) = store();
         let add = |name: &str, digest: u8| store.add_token(name, [digest; 32], Role::Operator, "init", NOW).unwrap();
         assert_eq!(store.token(&[1; 32]), Ok(None));
-        assert_eq!((add("ada", 1), add("ada", 2), add("bob", 3)), (TokenAdded::Done, TokenAdded::Taken, TokenAdded::Done));
+        assert_eq!(
+            (add("ada", 1), add("ada", 2), add("bob", 3)),
+            (TokenAdded::Done, TokenAdded::Taken, TokenAdded::Done)
+        );
         let ada = store.token(&[1; 32]).unwrap().unwrap();
         assert_eq!((ada.name.as_str(), ada.role, ada.last_used), ("ada", Role::Operator, None));
         assert_eq!(store.token(&[2; 32]), Ok(None), "that one was not taken");
@@ -241,7 +244,10 @@ mod tests {
         let ada = store.token(&[1; 32]).unwrap().unwrap();
         assert!(!ada.first_use_of_day(NOW) && ada.first_use_of_day(NOW + DAY));
         assert_eq!(ada.last_used, Some(NOW / DAY * DAY));
-        assert_eq!((store.revoke_token("ada", "bob", NOW), store.revoke_token("ada", "bob", NOW)), (Ok(true), Ok(false)));
+        assert_eq!(
+            (store.revoke_token("ada", "bob", NOW), store.revoke_token("ada", "bob", NOW)),
+            (Ok(true), Ok(false))
+        );
         assert_eq!(store.token(&[1; 32]), Ok(None));
         let log: Vec<_> = store.operator_log().unwrap().into_iter().map(|line| (line.who, line.what)).collect();
         let expected = [("init", "token create"), ("init", "token create"), ("bob", "token revoke")];
