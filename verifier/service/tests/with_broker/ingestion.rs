@@ -12,7 +12,8 @@ use evidence::{
     pcr::{PcrValues, sha256},
     result::AttestationResult,
     tpm::{AkPublic, P256Point},
-    verifier_message::{Purpose, open},
+    verifier_keys::VerifierKeys,
+    verifier_message::Purpose,
 };
 use ring::{
     rand::SystemRandom,
@@ -22,27 +23,28 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::watch, time::timeout};
 use verifier::{
     broker::Mosquitto,
+    config::Config,
     keys::SigningKey,
     serve::{Service, now},
-    store::{NewRegistration, Registered, Store},
+    store::{Endorsement, NewRegistration, Registered, Store},
 };
 
-const DEVICE: DeviceId = DeviceId([0xD1; 32]);
+pub(crate) const DEVICE: DeviceId = DeviceId([0xD1; 32]);
 const LONG: Duration = Duration::from_secs(30);
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(LONG, future).await.expect("in time")
 }
 
 /// Signs quotes and envelopes.
-struct Ak {
+pub(crate) struct Ak {
     pair: EcdsaKeyPair,
     public: AkPublic,
     clock: u64,
 }
 
 impl Ak {
-    fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let random = SystemRandom::new();
         let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_ref(), &random).unwrap();
@@ -70,11 +72,16 @@ impl Ak {
     }
 
     /// A message for `nonce`, one tick later than the last, with the values of PCRs that are all zero.
-    fn evidence(&mut self, nonce: Nonce) -> Vec<u8> {
+    pub(crate) fn evidence(&mut self, nonce: Nonce) -> Vec<u8> {
+        self.evidence_for(vec![nonce])
+    }
+
+    /// The same for several verifiers.
+    pub(crate) fn evidence_for(&mut self, nonces: Vec<Nonce>) -> Vec<u8> {
         self.clock += 1;
         let values = PcrValues::from_bytes(&[0; 512]).unwrap();
         let committed = Committed {
-            nonces: Nonces::new(vec![nonce]).unwrap(),
+            nonces: Nonces::new(nonces).unwrap(),
             device: DEVICE,
             profile: PROFILE.to_owned(),
             attester: AttesterClaim { why: Why::Startup, sources: vec!["sweep".to_owned()], version: "0".to_owned() },
@@ -89,72 +96,95 @@ impl Ak {
     }
 }
 
-struct Fleet {
-    installation: Installation,
-    service: Service,
-    device: Client,
-    ak: Ak,
-    key: P256Point,
+/// A device's registration, as enrolment leaves it.
+pub(crate) fn register(config: &Config, ak: &Ak) {
+    let new = NewRegistration {
+        device: DEVICE,
+        ak: ak.public,
+        eks: vec![DEVICE.0],
+        ek_class: EkClass::Software,
+        manufacturer: "test".to_owned(),
+        product: None,
+        endorsement: Endorsement::default(),
+        uncertified: false,
+        generation: 1,
+        ak_certificate: vec![1],
+        now: now(),
+    };
+    let store = Store::open(&config.store()).unwrap();
+    assert_eq!(store.register(new).unwrap(), Registered::New);
+}
+
+/// The root that devices of this verifier pin.
+pub(crate) fn root(config: &Config) -> P256Point {
+    *SigningKey::load(&config.key).unwrap().public()
+}
+
+/// What its root says that a verifier signs with at present.
+pub(crate) fn keys(config: &Config) -> VerifierKeys {
+    let message = Store::open(&config.store()).unwrap().keys_message().unwrap().expect("the service has made some");
+    VerifierKeys::open_by_root(&root(config), &message).expect("signed by the root")
+}
+
+pub(crate) struct Fleet {
+    pub(crate) installation: Installation,
+    pub(crate) service: Service,
+    pub(crate) device: Client,
+    pub(crate) ak: Ak,
+    pub(crate) keys: VerifierKeys,
 }
 
 impl Fleet {
     /// A running verifier at which one device is registered, and that device, connected.
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_at(Installation::make()).await
     }
 
-    async fn start_at(installation: Installation) -> Self {
-        let ak = Ak::make();
-        let new = NewRegistration {
-            device: DEVICE,
-            ak: ak.public,
-            eks: vec![DEVICE.0],
-            ek_class: EkClass::Software,
-            manufacturer: "test".to_owned(),
-            product: None,
-            now: now(),
-        };
-        let store = Store::open(&installation.config.store()).unwrap();
-        assert_eq!(store.register(new).unwrap(), Registered::New);
-        drop(store);
-        let key = *SigningKey::load(&installation.config.key).unwrap().public();
-        let service = Service::start(installation.config.clone()).await.expect("the service starts");
-        let credentials = installation.device(&DEVICE, now());
-        let filter = format!("cs/1/{DEVICE}/down/v1/#");
-        let device = Client::connect(&credentials, &DEVICE.to_string(), &[&filter]).await;
-        Self { installation, service, device, ak, key }
+    pub(crate) async fn start_at(installation: Installation) -> Self {
+        Self::start_with(installation, &[&format!("cs/1/{DEVICE}/down/v1/#")]).await
     }
 
-    async fn send(&self, branch: &str, payload: &[u8]) {
+    /// The device is subscribed to `filters`.
+    pub(crate) async fn start_with(installation: Installation, filters: &[&str]) -> Self {
+        let ak = Ak::make();
+        register(&installation.config, &ak);
+        let service = Service::start(installation.config.clone()).await.expect("the service starts");
+        let keys = keys(&installation.config);
+        let credentials = installation.device(&DEVICE, now());
+        let device = Client::connect(&credentials, &DEVICE.to_string(), filters).await;
+        Self { installation, service, device, ak, keys }
+    }
+
+    pub(crate) async fn send(&self, branch: &str, payload: &[u8]) {
         self.device.publish(&format!("cs/1/{DEVICE}/up/{branch}"), payload).await;
     }
 
     /// The next message of this kind; requests that answer a hello sent more than once are passed over.
-    async fn expect<T: DeserializeOwned + Serialize>(&mut self, kind: &str, purpose: Purpose) -> (T, Vec<u8>) {
+    pub(crate) async fn expect<T: DeserializeOwned + Serialize>(&mut self, kind: &str, purpose: Purpose) -> (T, Vec<u8>) {
         let request = format!("cs/1/{DEVICE}/down/v1/request");
         let (mut topic, mut payload) = within(self.device.next()).await;
         while topic == request {
             (topic, payload) = within(self.device.next()).await;
         }
         assert_eq!(topic, format!("cs/1/{DEVICE}/down/v1/{kind}"));
-        (open(purpose, &self.key, &payload).expect("signed by the verifier"), payload)
+        (self.keys.open(purpose, &payload).expect("signed by the verifier"), payload)
     }
 
     /// A challenge. The service may be connecting still, so the device asks until it is heard.
-    async fn nonce(&mut self) -> Nonce {
+    pub(crate) async fn nonce(&mut self) -> Nonce {
         let hello = evidence::cbor::encode(&Hello::new(Why::Startup));
         loop {
             self.device.try_publish(&format!("cs/1/{DEVICE}/up/hello/v1"), &hello).await;
             let heard = timeout(Duration::from_secs(1), self.device.next()).await;
             if let Ok((_, payload)) = heard {
-                let challenge: Challenge = open(Purpose::Request, &self.key, &payload).unwrap();
+                let challenge: Challenge = self.keys.open(Purpose::Request, &payload).unwrap();
                 assert_eq!((challenge.device(), challenge.asked()), (DEVICE, false));
                 return *challenge.nonce();
             }
         }
     }
 
-    async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let url = format!("http://{}/metrics", self.service.http());
         let token = fs::read_to_string(&self.installation.config.http.token_file).unwrap();
         let get = move || {
@@ -165,7 +195,7 @@ impl Fleet {
     }
 }
 
-fn count(metrics: &str, label: &str) -> u64 {
+pub(crate) fn count(metrics: &str, label: &str) -> u64 {
     let lines = metrics.lines().filter(|line| !line.starts_with('#') && line.contains(label));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
@@ -204,7 +234,8 @@ async fn what_must_not_count_is_refused_counted_and_changes_nothing() {
     let store = Store::open(&fleet.installation.config.store()).unwrap();
     let state = store.state(DEVICE).unwrap();
 
-    // An older message under a nonce that is still good: silence. What comes next shows that it was dealt with.
+    // An older message under a nonce that is still good: no word about it, but a request. What comes next shows that it
+    // was dealt with.
     fleet.send("evidence", &old).await;
     fleet.send("evidence", b"nonsense").await;
     let nonce = fleet.nonce().await;
@@ -215,9 +246,10 @@ async fn what_must_not_count_is_refused_counted_and_changes_nothing() {
     let forged = other.evidence(nonce);
     let mut bent = fleet.ak.evidence(nonce);
     *bent.last_mut().unwrap() ^= 1;
-    // A nonce that nobody issued.
-    let stale = fleet.ak.evidence([9; 32]);
-    for (message, code) in [(forged, "evidence.other-key"), (bent, "evidence.signature"), (stale, "freshness.nonce")] {
+    // A nonce that nobody here issued: another verifier may have.
+    let others = fleet.ak.evidence([9; 32]);
+    fleet.send("evidence", &others).await;
+    for (message, code) in [(forged, "evidence.other-key"), (bent, "evidence.signature")] {
         fleet.send("evidence", &message).await;
         let (refusal, _): (Refusal, _) = fleet.expect("refusal", Purpose::Refusal).await;
         assert_eq!((refusal.code.as_str(), refusal.message), (code, sha256(&message)));
