@@ -7,6 +7,7 @@
 mod attester;
 mod brokers;
 mod clock;
+mod device;
 mod lineage;
 mod network;
 mod store;

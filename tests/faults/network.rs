@@ -4,10 +4,14 @@ use anyhow::ensure;
 use devices::{
     fleet::{Book, Fleet, Orders},
     proxy::Proxy,
-    site::Site,
+    site::{Site, eventually},
 };
 
-use crate::{Done, PATIENCE, lineage};
+use crate::{
+    Done, PATIENCE,
+    device::{Device, is_known, no_false_alarm},
+    lineage,
+};
 
 const DEVICES: usize = 40;
 const OUTAGE: usize = 5;
@@ -53,4 +57,32 @@ fn carried(book: &Book, before: usize) -> Option<u64> {
     let first = book.evidence.get(before)?;
     let result = book.results.iter().find(|result| result.evidence == first.digest)?;
     Some(result.acknowledged.runtime)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn after_five_epochs_without_network_the_attester_says_all_that_ran_meanwhile_in_one_evidence() -> Done {
+    let mut site = Site::lay_out(2)?;
+    let proxy = Proxy::to(site.ports().devices).await?;
+    let mut device = Device::start(&[(&site, proxy.port)])?;
+    site.start_brokers()?;
+    site.serve()?;
+    let before = device.run("before")?;
+    device.is_known_to_run(&before, &site)?;
+
+    proxy.cut();
+    let accepted = |site: &Site| site.counter(&["evidence_accepted"]);
+    let mut programs = Vec::new();
+    for number in 0..OUTAGE {
+        let open = site.counter(&["countersign_epoch "])?;
+        programs.push(device.run(&format!("during-{number}"))?);
+        eventually("an epoch opens", || Ok(site.counter(&["countersign_epoch "])? > open))?;
+    }
+    let so_far = accepted(&site)?;
+    proxy.mend();
+    eventually("evidence", || Ok(accepted(&site)? > so_far))?;
+    for program in &programs {
+        ensure!(is_known(program, &site)?, "the first evidence after the outage does not say all");
+    }
+    ensure!(accepted(&site)? == so_far + 1.0, "more than one");
+    no_false_alarm(&site)
 }

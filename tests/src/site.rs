@@ -44,6 +44,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct Site {
     /// Folder that `verifier init` made.
     pub dir: PathBuf,
+    /// Configuration of the brokers that it is at.
+    pub broker_dir: PathBuf,
     /// The verifier's name.
     pub name: String,
     ports: Ports,
@@ -75,7 +77,7 @@ impl Site {
     /// # Errors
     /// Where a program is missing or fails.
     pub fn beside(&self, name: &str, epoch: u32) -> Result<Self> {
-        let other = Self::named(name, self.ports, epoch)?;
+        let mut other = Self::named(name, self.ports, epoch)?;
         let [acl, others] = [self, &other].map(|site| site.dir.join("broker/acl"));
         let (rules, others) = (fs::read_to_string(&acl)?, fs::read_to_string(others)?);
         let (above, below) = rules.split_once(SHUT_OUT).context("a place for rules")?;
@@ -83,7 +85,8 @@ impl Site {
         let own =
             format!("{}\ntopic read cs/1/+/up/#\ntopic read cs/1/enrol/+/up\n", own.collect::<Vec<_>>().join("\n"));
         fs::write(&acl, format!("{above}{own}\n{SHUT_OUT}{below}"))?;
-        other.certify_by(&self.dir.join("broker"))?;
+        other.broker_dir = self.dir.join("broker");
+        other.certify_by(&other.broker_dir)?;
         Ok(other)
     }
 
@@ -110,6 +113,7 @@ impl Site {
         let parent = tempfile::Builder::new().prefix("site-").tempdir()?;
         let site = Self {
             dir: parent.path().join("verifier"),
+            broker_dir: parent.path().join("verifier/broker"),
             name: name.to_owned(),
             ports,
             http: free_port()?,

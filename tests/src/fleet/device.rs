@@ -305,14 +305,12 @@ impl Device {
         if self.epoch.opens(epoch) {
             self.ledger.write(|book| (book.epoch, book.epochs) = (number, book.epochs + 1));
         }
-        if self.epoch.unanswered().is_some_and(|(open, _)| open == number) {
-            if orders.epochs {
-                // At a random instant of the period; a message on its way as the next opens is still good.
-                let at = self.answer_at.unwrap_or_else(|| Instant::now() + period.mul_f64(draw() * 0.8));
-                self.answer_at = Some(at);
-                // It carries what is owed, too.
-                self.ask_at = self.ask_at.map(|_| at + jitter(FIRST_WAIT));
-            }
+        if orders.epochs && self.epoch.unanswered().is_some_and(|(open, _)| open == number) {
+            // At a random instant of the period; a message on its way as the next opens is still good.
+            let at = self.answer_at.unwrap_or_else(|| Instant::now() + period.mul_f64(draw() * 0.8));
+            self.answer_at = Some(at);
+            // It carries what is owed, too.
+            self.ask_at = self.ask_at.map(|_| at + jitter(FIRST_WAIT));
         }
         Ok(())
     }
