@@ -26,7 +26,7 @@ use crate::{
     exchange::{Accepted, Arrival, Exchange, Ignored, Make, Manner, Sending},
     link::{Endpoint, Link, LinkEvent, Trouble, Up},
     pinned::Pinned,
-    positions::Positions,
+    positions::{Held, Positions},
     shown,
     state::StateDir,
     status::{Said, Status, unix_now},
@@ -342,30 +342,15 @@ impl Session {
 
     /// Has the next evidence made, for one verifier and all that go along; it comes back as an event.
     fn make_next(&mut self, now: Instant) {
-        if !self.making.is_empty() {
+        if !self.making.is_empty() || self.exchanges.iter_mut().all(|exchange| exchange.ready(now).is_none()) {
             return;
         }
-        let count = self.exchanges.len();
-        let ready = |at: usize| Some((at, self.exchanges[at].ready(now)?));
-        let Some((leader, make)) = (0..count).map(|nth| (self.first + nth) % count).find_map(ready) else { return };
-        self.first = leader + 1;
         // Read anew each time: another program of this device may have attested meanwhile.
         let positions = Positions::load(&self.state).unwrap_or_default();
-        let held = positions.of(&self.exchanges[leader].verifier.id);
-        let mut members = vec![(leader, make)];
-        for (at, exchange) in self.exchanges.iter_mut().enumerate() {
-            if at != leader
-                && members.len() < MAX_NONCES
-                && positions.of(&exchange.verifier.id) == held
-                && let Some(nonce) = exchange.goes_along(make.why, now)
-                && members.iter().all(|(_, member)| member.nonce != nonce)
-            {
-                members.push((at, Make { nonce, why: make.why }));
-            }
-        }
-        for (at, make) in &members {
-            self.exchanges[*at].making(*make, now);
-        }
+        let Some(Group { held, why, members }) = next_group(&mut self.exchanges, &positions, self.first, now) else {
+            return;
+        };
+        self.first = members.first().map_or(0, |(leader, _)| leader + 1);
         let nonces = members.iter().map(|(_, make)| make.nonce).collect();
         let limit = |(at, _): &(usize, Make)| self.lines[self.exchanges[*at].verifier.broker].up.as_ref();
         let max_message = members.iter().filter_map(limit).map(|up| up.max_message).min().unwrap_or(MAX_MESSAGE);
@@ -374,7 +359,7 @@ impl Session {
         tokio::spawn(async move {
             let made = worker.call(move |attester| {
                 let nonces = Nonces::new(nonces).ok_or_else(|| anyhow::anyhow!("one to eight nonces"))?;
-                attester.evidence(nonces, make.why, &Attach::Missing(held, max_message))
+                attester.evidence(nonces, why, &Attach::Missing(held, max_message))
             });
             let made = made.await.and_then(|made| made).map(Arc::new);
             // Nobody listens any more: the program ends.
@@ -419,6 +404,39 @@ impl Session {
     }
 }
 
+/// Verifiers that one message is for.
+struct Group {
+    /// What each of them holds.
+    held: Held,
+    why: Why,
+    members: Vec<(usize, Make)>,
+}
+
+/// For whom evidence is made next: the first verifier that is ready, from `first` on, and all that hold the same log
+/// positions and go along.
+fn next_group(exchanges: &mut [Exchange], positions: &Positions, first: usize, now: Instant) -> Option<Group> {
+    let count = exchanges.len();
+    let (leader, make) =
+        (0..count).map(|nth| (first + nth) % count).find_map(|at| Some((at, exchanges[at].ready(now)?)))?;
+    let why = make.why;
+    let held = positions.of(&exchanges[leader].verifier.id);
+    let mut members = vec![(leader, make)];
+    for (at, exchange) in exchanges.iter_mut().enumerate() {
+        if at != leader
+            && members.len() < MAX_NONCES
+            && positions.of(&exchange.verifier.id) == held
+            && let Some(nonce) = exchange.goes_along(why, now)
+            && members.iter().all(|(_, member)| member.nonce != nonce)
+        {
+            members.push((at, Make { nonce, why }));
+        }
+    }
+    for (at, make) in &members {
+        exchanges[*at].making(*make, now);
+    }
+    Some(Group { held, why, members })
+}
+
 /// What a verifier's message is.
 #[derive(Debug, Clone, Copy)]
 enum Incoming {
@@ -444,5 +462,128 @@ pub(crate) fn endpoint(config: &Config, broker: usize, enrolled: &Enrolled) -> R
 fn publish(up: &Up, topic: &UpTopic, message: Vec<u8>) {
     if let Err(error) = up.publish(topic, message) {
         tracing::error!("{error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evidence::{challenge::Challenge, epoch::Epoch, result::Acknowledged, verifier_message::Purpose};
+
+    use super::*;
+    use crate::{
+        pinned::testing::{SEQUENCE, Verifier},
+        positions::Shown,
+    };
+
+    const DEVICE: DeviceId = DeviceId([9; 32]);
+    const MANNER: Manner = Manner { every: Duration::from_secs(3600), results_always: false, goes_on: true };
+
+    /// Connected verifiers, each with an epoch that is not answered yet, and what each holds.
+    struct Field {
+        verifiers: Vec<Verifier>,
+        exchanges: Vec<Exchange>,
+        state: StateDir,
+        now: Instant,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Field {
+        fn new(runtime: &[u64]) -> Self {
+            let (dir, now) = (tempfile::tempdir().unwrap(), Instant::now());
+            let state = StateDir::open(dir.path()).unwrap();
+            let verifiers: Vec<_> = runtime.iter().map(|_| Verifier::new()).collect();
+            let mut exchanges = Vec::new();
+            for (at, verifier) in verifiers.iter().enumerate() {
+                let mut exchange = Exchange::new(verifier.pinned(&format!("v{at}")), DEVICE, MANNER, now);
+                exchange.connected(now);
+                let nonce = [at as u8; 32];
+                let epoch = Epoch { number: SEQUENCE + 1, period: 3600, nonce, closed: None };
+                exchange.epoch(&verifier.seal(Purpose::Epoch, &epoch), Arrival::Live, now).unwrap();
+                let acknowledged = Acknowledged { runtime: runtime[at], ..Acknowledged::default() };
+                Positions::keep(&state, &exchange.verifier.id, Held::after(&acknowledged, &Shown::default(), false))
+                    .unwrap();
+                exchanges.push(exchange);
+            }
+            Self { verifiers, exchanges, state, now, _dir: dir }
+        }
+
+        /// Waits for one verifier's instant. Returns who is served then, in order, by number.
+        fn at_the_instant_of(&mut self, leader: usize) -> Option<Vec<(usize, u8)>> {
+            self.now = self.exchanges[leader].until(self.now)?.max(self.now);
+            self.exchanges[leader].turn(self.now);
+            self.group(0)
+        }
+
+        fn group(&mut self, first: usize) -> Option<Vec<(usize, u8)>> {
+            let positions = Positions::load(&self.state).unwrap();
+            let group = next_group(&mut self.exchanges, &positions, first, self.now)?;
+            Some(group.members.into_iter().map(|(at, make)| (at, make.nonce[0])).collect())
+        }
+
+        fn ask(&mut self, of: usize, nonce: u8) {
+            let message = self.verifiers[of].seal(Purpose::Request, &Challenge::new(DEVICE, [nonce; 32], true));
+            // Whoever floods is not always heard.
+            drop(self.exchanges[of].challenge(&message, self.now));
+        }
+
+        fn done(&mut self, members: &[(usize, u8)]) {
+            let made = Made { message: vec![1], digest: [5; 32], shown: Shown::default(), attached: false };
+            for (at, nonce) in members {
+                self.exchanges[*at].made(&[*nonce; 32], &made, self.now);
+            }
+        }
+    }
+
+    #[test]
+    fn one_quote_serves_all_verifiers_that_hold_the_same() {
+        let mut field = Field::new(&[7, 7, 7]);
+        let members = field.at_the_instant_of(1).unwrap();
+        assert_eq!(members, [(1, 1), (0, 0), (2, 2)]);
+        field.done(&members);
+        assert!(field.group(0).is_none());
+        assert!(field.exchanges.iter().all(|exchange| !exchange.is_busy()), "and needs no answer");
+    }
+
+    #[test]
+    fn a_verifier_that_lags_gets_a_message_of_its_own_and_delays_nobody() {
+        let mut field = Field::new(&[7, 3, 7]);
+        let members = field.at_the_instant_of(0).unwrap();
+        assert_eq!(members, [(0, 0), (2, 2)]);
+        field.done(&members);
+        assert_eq!(field.at_the_instant_of(1).unwrap(), [(1, 1)]);
+    }
+
+    #[test]
+    fn eight_verifiers_fit_one_message() {
+        let mut field = Field::new(&[0; MAX_NONCES]);
+        assert_eq!(field.at_the_instant_of(0).unwrap().len(), MAX_NONCES);
+    }
+
+    #[test]
+    fn a_verifier_that_copies_anothers_nonce_takes_nobodys_place() {
+        let mut field = Field::new(&[7, 7]);
+        field.ask(0, 50);
+        field.ask(1, 50);
+        let members = field.group(0).unwrap();
+        assert_eq!(members, [(0, 50)]);
+        field.done(&members);
+        assert_eq!(field.group(1).unwrap(), [(1, 50)]);
+    }
+
+    #[test]
+    fn a_verifier_that_floods_does_not_keep_another_from_its_turn() {
+        let mut field = Field::new(&[7, 3]);
+        let mut first = 0;
+        field.ask(1, 200);
+        for round in 0..3 {
+            field.ask(0, 100 + round);
+            let members = field.group(first).unwrap();
+            first = members[0].0 + 1;
+            field.done(&members);
+            if members == [(1, 200)] {
+                return;
+            }
+        }
+        panic!("it never came to its turn");
     }
 }
