@@ -295,7 +295,15 @@ fn device_text(device: &DeviceJson) -> String {
     if !summary.labels.is_empty() {
         facts.push(vec![cell("labels"), cell(labels_text(&summary.labels))]);
     }
+    facts.extend(identity.denied.iter().map(|denied| vec![cell("endorsement"), cell(&denied.detail)]));
+    if identity.generation > 1 {
+        facts.push(vec![cell("generation"), cell(identity.generation.to_string())]);
+    }
+    facts.extend(identity.key_changed.iter().map(|at| vec![cell("key changed"), cell(at)]));
     facts.extend(identity.revoked.iter().map(|why| vec![cell("revoked"), cell(why)]));
+    facts.extend(device.compromised.iter().map(|finding| {
+        vec![cell("compromised"), cell(format!("{} {}: {}", finding.since, finding.code, finding.detail))]
+    }));
     facts.extend(device.attested.iter().map(|attested| vec![cell("attested"), cell(attested_text(attested))]));
     facts.extend(
         device.claims.iter().map(|(name, claim)| {

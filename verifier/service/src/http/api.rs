@@ -146,6 +146,23 @@ pub struct IdentityJson {
     pub generation: u32,
     /// Why it is shut out.
     pub revoked: Option<String>,
+    /// When an operator last approved it.
+    pub approved_at: Option<String>,
+    /// When another attestation key was proved for it, until an operator approves.
+    pub key_changed: Option<String>,
+    /// Why its endorsement does not hold, by CAs, CRLs and deny list as last read.
+    pub denied: Option<FindingJson>,
+}
+
+/// What was found, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingJson {
+    /// Code of a cause.
+    pub code: String,
+    /// What and where.
+    pub detail: String,
+    /// Since when.
+    pub since: String,
 }
 
 /// What accepted quotes of one boot cover without a gap.
@@ -193,6 +210,8 @@ pub struct DeviceJson {
     pub tpm_firmware: Option<String>,
     /// Version of the attester, by its own word.
     pub attester: Option<String>,
+    /// Compromises that earlier boots showed, until an operator approves.
+    pub compromised: Vec<FindingJson>,
     /// What accepted quotes cover without a gap, until the last of them.
     pub attested: Option<AttestedJson>,
 }
@@ -219,6 +238,13 @@ impl From<&store::Detail> for DeviceJson {
                 first_seen: time(registration.first_seen),
                 generation: registration.generation,
                 revoked: registration.revoked.clone(),
+                approved_at: Some(registration.approved_at).filter(|at| *at > 0).map(time),
+                key_changed: registration.key_changed.map(time),
+                denied: registration.denied.as_ref().map(|denial| FindingJson {
+                    code: denial.code.clone(),
+                    detail: denial.why.clone(),
+                    since: time(denial.at),
+                }),
             },
             running: detail
                 .running
@@ -228,6 +254,15 @@ impl From<&store::Detail> for DeviceJson {
             files: detail.files,
             tpm_firmware: detail.firmware_version.map(|version| format!("{version:016x}")),
             attester: detail.attester_version.clone(),
+            compromised: detail
+                .compromised
+                .iter()
+                .map(|finding| FindingJson {
+                    code: finding.code.row().code.to_owned(),
+                    detail: finding.detail.clone(),
+                    since: time(finding.since),
+                })
+                .collect(),
             attested: detail.attested.as_ref().map(AttestedJson::from),
         }
     }

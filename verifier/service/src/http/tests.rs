@@ -269,6 +269,8 @@ fn the_api_description_names_every_route_and_its_role() {
             assert_eq!(operation["x-role"], role, "{method} {}", route.path);
         }
     }
+    let what: Vec<&str> = crate::store::What::ALL.iter().map(|what| what.name()).collect();
+    assert_eq!(document["components"]["schemas"]["HistoryRow"]["properties"]["what"]["enum"], serde_json::json!(what));
     // Whatever is referred to is there.
     let text = openapi::DOCUMENT;
     for reference in text.split("\"$ref\": \"#/").skip(1) {
@@ -511,7 +513,8 @@ fn a_token_is_compared_whole() {
 fn a_list_of_endorsement_keys_is_taken_whole_or_not_at_all() {
     let service = Service::start();
     let key = |number: u64| serde_json::json!({ "id": id(number).to_string(), "product": "acme/router" });
-    let list = |keys: Vec<Value>| service.client().post("/v1/allowed", &serde_json::json!({ "keys": keys }), Duration::ZERO);
+    let list =
+        |keys: Vec<Value>| service.client().post("/v1/allowed", &serde_json::json!({ "keys": keys }), Duration::ZERO);
     for bad in [
         serde_json::json!({ "id": "abcd" }),
         serde_json::json!({ "id": id(2).to_string(), "product": "" }),
@@ -537,4 +540,53 @@ fn the_certificate_of_an_attestation_key_comes_as_it_was_signed() {
     assert_eq!(service.client().get(&format!("/v1/devices/{}/ak-certificate", id(1))).unwrap(), [1]);
     let unknown = service.client().get(&format!("/v1/devices/{}/ak-certificate", id(2)));
     assert_eq!(service.problem(unknown), Kind::UnknownDevice);
+}
+
+/// Every object of a document has the members that the description says, and no others.
+fn conforms(description: &Value, schema: &Value, value: &Value, at: &str) {
+    if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
+        return conforms(description, description.pointer(&reference[1..]).unwrap(), value, at);
+    }
+    if let Some(options) = schema.get("oneOf").and_then(Value::as_array) {
+        let option = options.iter().find(|option| (option["type"] == "null") == value.is_null()).unwrap();
+        return conforms(description, option, value, at);
+    }
+    if let Some(parts) = schema.get("allOf").and_then(Value::as_array) {
+        let whole = |part: &Value| match part.get("$ref").and_then(Value::as_str) {
+            Some(reference) => description.pointer(&reference[1..]).unwrap().clone(),
+            None => part.clone(),
+        };
+        let properties: serde_json::Map<String, Value> =
+            parts.iter().flat_map(|part| whole(part)["properties"].as_object().unwrap().clone()).collect();
+        return conforms(description, &serde_json::json!({ "properties": properties }), value, at);
+    }
+    if let (Some(items), Some(values)) = (schema.get("items"), value.as_array()) {
+        values.iter().for_each(|value| conforms(description, items, value, at));
+    }
+    if let (Some(properties), Some(members)) = (schema.get("properties").and_then(Value::as_object), value.as_object())
+    {
+        for (name, member) in members {
+            let known = properties.get(name).unwrap_or_else(|| panic!("{at}.{name} is not described"));
+            conforms(description, known, member, &format!("{at}.{name}"));
+        }
+        for name in schema["required"].as_array().into_iter().flatten() {
+            assert!(members.contains_key(name.as_str().unwrap()), "{at} lacks {name}");
+        }
+    }
+}
+
+#[test]
+fn answers_are_as_the_api_description_says() {
+    let service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    commit(&service.app.store, with_files(contraindicated(accepted(1, 1, None)), &["sh"]));
+    service.app.store.revoke(id(1), "stolen", "ada", NOW).unwrap();
+    service.new_token("ada", Role::Reader);
+    let description: Value = serde_json::from_str(openapi::DOCUMENT).unwrap();
+    for (path, _) in paths().into_iter().filter(|(path, _)| !path.ends_with("/reference-values")) {
+        let name = path.replace(&id(1).to_string(), "{id}").replace("nobody", "{name}");
+        let answer = &description["paths"][&name]["get"]["responses"]["200"]["content"]["application/json"];
+        let (Some(schema), Ok(body)) = (answer.get("schema"), service.client().get(&path)) else { continue };
+        conforms(&description, schema, &serde_json::from_slice(&body).unwrap(), &path);
+    }
 }

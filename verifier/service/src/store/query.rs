@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use appraisal::{Code, Current, DeviceState, MeasuredFile, UnixSeconds, Verdict};
+use appraisal::{Code, Current, DeviceState, Finding, MeasuredFile, UnixSeconds, Verdict};
 use evidence::{claims::DeviceId, result::TrustVector};
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params, types::Value};
 
@@ -168,6 +168,7 @@ fn detail(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Deta
     let Some(registration) = registry::registration(c, device)? else { return Ok(None) };
     let sql = "SELECT m.files FROM device d JOIN mset m ON m.n = d.mset WHERE d.id = ?1";
     let count: Option<i64> = c.prepare_cached(sql)?.query_row([device.0], |row| row.get(0)).optional()?;
+    let approved_at = registration.approved_at;
     let state = stored.stands.state.clone();
     let state = state.as_ref();
     let (summary, claims) = stored.summary(now);
@@ -181,8 +182,13 @@ fn detail(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Deta
         attester_version: state.map(|state| state.attester_version.clone()),
         evidence: state.map(|state| state.last.evidence),
         attested: state.and_then(DeviceState::attested),
+        compromised: state.map(|state| compromised(state, approved_at)).unwrap_or_default(),
         summary,
     }))
+}
+
+fn compromised(state: &DeviceState, approved_at: UnixSeconds) -> Vec<Finding> {
+    state.compromised.iter().filter(|finding| finding.since > approved_at).cloned().collect()
 }
 
 fn files(c: &Connection, device: DeviceId, limit: usize) -> Sql<Vec<MeasuredFile>> {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use appraisal::{
-    Appraisal, Cause, Code, DeviceState, EkClass, MeasuredFile, UnixSeconds, Verdict, freshness::Last, state::Attested,
+    Appraisal, Cause, Code, DeviceState, EkClass, MeasuredFile, UnixSeconds, Verdict,
+    freshness::Last,
+    state::{Attested, Finding},
 };
 use evidence::{
     claims::{DeviceId, Why},
@@ -254,6 +256,8 @@ pub struct Detail {
     pub evidence: Option<[u8; 32]>,
     /// What accepted quotes cover without a gap, until the last of them.
     pub attested: Option<Attested>,
+    /// Compromises that earlier boots showed, and that no operator has approved since.
+    pub compromised: Vec<Finding>,
 }
 
 /// What made an entry of a history.
