@@ -564,6 +564,18 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_documented() {
+        let page = include_str!("../../docs/attester.md");
+        let example = page.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        for key in [KEYS, BROKER_KEYS, VERIFIER_KEYS].concat() {
+            let named = |line: &str| line.starts_with(&format!("{key} = ")) || line.contains(&format!("{key}]"));
+            assert!(example.lines().any(named), "{key}");
+        }
+        let table = parse(Path::new("attester.md"), example).unwrap();
+        assert_eq!(FileConfig::deserialize(table).unwrap().verifier.len(), 2, "and the example reads");
+    }
+
+    #[test]
     fn a_typo_is_named_with_its_place_and_the_nearest_key() {
         let message = said("tcti = 'tabrmd'\nstate_dri = '/s'\n", &[]);
         assert!(

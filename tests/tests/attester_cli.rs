@@ -137,17 +137,100 @@ fn an_absent_tpm_is_an_error_that_says_where_it_was_looked_for() {
     assert!(!out.exists());
 }
 
+/// The lines of `doctor --json` by name.
+fn doctor(device: &Device, more: &str) -> (i32, Vec<Value>) {
+    let done = device.run_with(more, &["doctor", "--json"]);
+    let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(report["ok"], code(&done) == 0);
+    (code(&done), report["lines"].as_array().unwrap().clone())
+}
+
+fn line<'a>(lines: &'a [Value], name: &str) -> &'a Value {
+    lines.iter().find(|line| line["name"].as_str().is_some_and(|is| is.starts_with(name))).expect(name)
+}
+
 #[test]
-fn a_tpm_without_endorsement_certificate_is_an_error_with_a_remedy() {
+fn a_tpm_without_endorsement_certificate_attests_and_doctor_says_what_to_do() {
     let tpm = Swtpm::start();
     for index in ["0x1c00002", "0x1c00016"] {
         let done = Command::new("tpm2_nvundefine").args(["-T", &tpm.tcti, "-C", "p", index]).output().unwrap();
         assert!(done.status.success(), "{}", said(&done));
     }
     let device = Device::new(&tpm.tcti);
-    let done = device.run(&["evidence", "--nonce", &"ab".repeat(32), "--out", text(&device.path("message"))]);
-    assert_eq!(code(&done), 1);
-    assert!(said(&done).contains("no endorsement certificate"), "{}", said(&done));
+    device.evidence(&["--bare"]);
+    let (_, lines) = doctor(&device, "");
+    let certificate = line(&lines, "endorsement certificate");
+    assert_eq!(certificate["level"], "warn");
+    assert!(certificate["remedy"].as_str().unwrap().contains("tpm2_nvwrite"), "{certificate}");
+}
+
+#[test]
+fn doctor_looks_at_the_tpm_and_the_runtime_log_and_changes_nothing() {
+    let tpm = Swtpm::start();
+    let device = Device::new(&tpm.tcti);
+    let (code, lines) = doctor(&device, "");
+    assert_eq!(code, 1, "no verifier is pinned");
+    assert_eq!(line(&lines, "configuration")["level"], "fail");
+    for good in ["tpm", "attestation key", "endorsement certificate", "pcr bank", "runtime log"] {
+        assert_eq!(line(&lines, good)["level"], "ok", "{good}");
+    }
+    assert!(!device.path("state").exists(), "not even the state folder is made");
+    device.evidence(&[]);
+    let log = fs::read(device.path("state/runtime.log")).unwrap();
+    let found = line(&doctor(&device, "").1, "runtime log").clone();
+    assert!(found["text"].as_str().unwrap().contains("lead to the PCR"), "{found}");
+    assert_eq!(fs::read(device.path("state/runtime.log")).unwrap(), log);
+}
+
+#[test]
+fn doctor_says_where_the_runtime_log_and_its_pcr_disagree() {
+    let tpm = Swtpm::start();
+    let device = Device::new(&tpm.tcti);
+    device.evidence(&[]);
+    let value = "ab".repeat(32);
+    let done = Command::new("tpm2_pcrextend").args(["-T", &tpm.tcti, &format!("14:sha256={value}")]).output().unwrap();
+    assert!(done.status.success(), "{}", said(&done));
+    let (code, lines) = doctor(&device, "");
+    assert_eq!(code, 1);
+    let log = line(&lines, "runtime log");
+    assert_eq!(log["level"], "fail");
+    assert!(log["remedy"].is_string(), "{log}");
+}
+
+#[test]
+fn doctor_names_a_closed_endorsement_hierarchy_and_a_tpm_that_is_not_there() {
+    let tpm = Swtpm::start();
+    let done = Command::new("tpm2_changeauth").args(["-T", &tpm.tcti, "-c", "endorsement", "secret"]).output().unwrap();
+    assert!(done.status.success(), "{}", said(&done));
+    let device = Device::new(&tpm.tcti);
+    let (code, lines) = doctor(&device, "");
+    assert_eq!(code, 1);
+    assert!(line(&lines, "endorsement hierarchy")["remedy"].as_str().unwrap().contains("endorsement_auth"));
+    let (_, lines) = doctor(&device, "endorsement_auth = \"secret\"\n");
+    assert_eq!(line(&lines, "attestation key")["level"], "ok");
+    let (_, lines) = doctor(&Device::new("swtpm:host=127.0.0.1,port=1"), "");
+    assert_eq!(line(&lines, "tpm")["level"], "fail");
+}
+
+#[test]
+fn doctor_takes_nothing_from_a_running_attester() {
+    let tpm = Swtpm::start();
+    let device = Device::new(&tpm.tcti);
+    fs::create_dir(device.path("state")).unwrap();
+    let running = fs::File::create(device.path("state/running")).unwrap();
+    running.lock().unwrap();
+    let (_, lines) = doctor(&device, "");
+    assert_eq!(line(&lines, "service")["level"], "ok");
+    let found = line(&lines, "tpm");
+    assert!(found["level"] == "ok" && found["text"].as_str().unwrap().contains("in use"), "{found}");
+}
+
+#[test]
+fn a_configuration_with_a_typo_is_a_line_of_doctors_too() {
+    let device = Device::new("swtpm:host=127.0.0.1,port=1");
+    let (code, lines) = doctor(&device, "sweep_secnds = 3\n");
+    assert_eq!((code, lines.len()), (1, 1));
+    assert!(line(&lines, "configuration")["text"].as_str().unwrap().contains("sweep_seconds"));
 }
 
 #[test]
