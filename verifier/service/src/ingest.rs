@@ -17,8 +17,8 @@ use std::{
 };
 
 use appraisal::{
-    Accepts, Appraisal, Basis, Cause, ChallengeKey, Code, DeviceState, Files, Fresh, Input, Stale, UnixSeconds, Verdict,
-    appraise,
+    Accepts, Appraisal, Basis, Cause, ChallengeKey, Code, DeviceState, Files, Fresh, Input, Stale, UnixSeconds,
+    Verdict, appraise,
 };
 use evidence::{
     cbor,
@@ -535,10 +535,8 @@ impl Verifier {
             // EAR wants a claim; this one says nothing.
             vector.set(Claim::InstanceIdentity, 0);
         }
-        let cause = |cause: &Cause| ResultCause {
-            code: cause.code.row().code.to_owned(),
-            detail: shortened(&cause.detail),
-        };
+        let cause =
+            |cause: &Cause| ResultCause { code: cause.code.row().code.to_owned(), detail: shortened(&cause.detail) };
         AttestationResult {
             issued: state.judged,
             expires: state.expires,

@@ -441,7 +441,10 @@ mod tests {
         let before = home.published(&a);
         assert!(!b.refresh().unwrap());
         // By a clock that stands still, and by one that has gone back.
-        let second = home.published(&{ a.rotate(NOW).unwrap(); a });
+        let second = home.published(&{
+            a.rotate(NOW).unwrap();
+            a
+        });
         assert_eq!(second.sequence, before.sequence + 1);
         assert!(second.request != before.request && second.result != before.result && second.log != before.log);
         assert!(b.refresh().unwrap());

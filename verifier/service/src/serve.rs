@@ -34,8 +34,8 @@ use crate::{
     epochs::Calendar,
     http::{self, App, Readiness, Token, TokenError},
     ingest::{self, Rates, Verifier},
-    keys::{KeyError, Keyring},
     issuer::Issuer,
+    keys::{KeyError, Keyring},
     limits::MAX_QUEUED_CHECKS,
     metrics::Metrics,
     mqtt::{Link, LinkError},
@@ -214,7 +214,20 @@ impl Service {
                 tracing::error!("the HTTP API has ended: {error}");
             }
         });
-        Ok(Self { config, store, http, rules, references, period, stop, ready, connections, tasks, brokers, _lock: lock })
+        Ok(Self {
+            config,
+            store,
+            http,
+            rules,
+            references,
+            period,
+            stop,
+            ready,
+            connections,
+            tasks,
+            brokers,
+            _lock: lock,
+        })
     }
 
     /// Where the HTTP API listens.

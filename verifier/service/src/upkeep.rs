@@ -58,8 +58,8 @@ impl Upkeep {
 
     /// Whether there is something that devices do not know.
     async fn look_after(&mut self, verifier: &Arc<Verifier>, now: UnixSeconds, period: u32) -> bool {
-        let renew = verifier.keys.is_renewal_due(now)
-            && self.tried_to_renew.is_none_or(|tried| tried.elapsed() >= RENEW_AGAIN);
+        let renew =
+            verifier.keys.is_renewal_due(now) && self.tried_to_renew.is_none_or(|tried| tried.elapsed() >= RENEW_AGAIN);
         if renew {
             self.tried_to_renew = Some(Instant::now());
         }

@@ -6,10 +6,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use evidence::{
-    claims::Nonce,
-    verifier_keys::VerifierKeys,
-};
+use evidence::{claims::Nonce, verifier_keys::VerifierKeys};
 use tempfile::TempDir;
 
 use super::*;
@@ -430,4 +427,3 @@ fn a_long_detail_keeps_its_beginning_and_its_end() {
     );
     assert_eq!(shortened("short"), "short");
 }
-

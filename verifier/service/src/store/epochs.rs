@@ -145,7 +145,8 @@ fn rewrite_states(c: &Connection, mut change: impl FnMut(&mut DeviceState) -> bo
     loop {
         let mut select =
             c.prepare_cached("SELECT device, state FROM device_state WHERE device > ?1 ORDER BY device LIMIT 1")?;
-        let next = select.query_row([after], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))).optional()?;
+        let next =
+            select.query_row([after], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))).optional()?;
         let Some((device, blob)) = next else { return Ok(()) };
         after = device;
         let mut state: DeviceState = decode("device state", &blob)?;
@@ -195,8 +196,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::store::tests::{accepted, id, registration};
 
-    const NOW: UnixSeconds = 1_796_083_200;
+    const NOW: UnixSeconds = crate::store::tests::NOW;
     const PERIOD: u32 = 3600;
 
     fn store(dir: &Path) -> Store {
@@ -272,5 +274,45 @@ mod tests {
         let opened = store.open_epoch(opening(NOW, 2)).unwrap();
         assert_eq!((opened.epochs[0].number, opened.epochs[0].opened, opened.latest), (NOW + year + 1, NOW, NOW));
         assert!(!store.open_epoch(opening(NOW + 1, 3)).unwrap().opened_here);
+    }
+
+    #[test]
+    fn what_was_written_down_by_a_clock_that_was_ahead_ends_with_it_and_the_rest_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let year = 365 * 24 * 3600;
+        for number in [1, 2] {
+            store.register(registration(number)).unwrap();
+        }
+        let ahead = {
+            let mut ahead = accepted(1, 1, None);
+            let state = &mut ahead.appraisal.state;
+            (state.judged, state.expires, state.since) = (NOW + year, NOW + year + 100, NOW + year);
+            ahead
+        };
+        let right = accepted(2, 1, None);
+        store.commit(vec![ahead, right.clone()]).unwrap();
+        let secret = store.secret("challenge").unwrap();
+        store.accept_clock(NOW + 10).unwrap();
+        let state = store.state(id(1)).unwrap().unwrap();
+        assert_eq!((state.judged, state.expires, state.since), (NOW + 10, NOW + 10, NOW + 10));
+        assert_eq!(store.state(id(2)).unwrap().unwrap(), right.appraisal.state);
+        assert_ne!(store.secret("challenge").unwrap(), secret, "nonces from the future are nobody's");
+        assert_eq!(store.epochs().unwrap().latest, NOW + 10);
+    }
+
+    #[test]
+    fn verdicts_from_before_a_restore_end_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        store.register(registration(1)).unwrap();
+        let judged = accepted(1, 1, None);
+        let (was, until) = (judged.appraisal.state.judged, judged.appraisal.state.expires);
+        store.commit(vec![judged]).unwrap();
+        store.void_verdicts(was).unwrap();
+        assert_eq!(store.state(id(1)).unwrap().unwrap().expires, until, "judged since");
+        store.void_verdicts(was + 1).unwrap();
+        assert_eq!(store.state(id(1)).unwrap().unwrap().expires, was + 1);
+        assert_eq!(store.fleet(was + 2).unwrap().overdue, 1);
     }
 }

@@ -155,7 +155,9 @@ mod tests {
         assert!(store.replace_keys(keys(9), Some(5)).unwrap());
         let left = "SELECT count(*), count(request), count(result), count(log), count(message) FROM verifier_key";
         let counts: [i64; 5] = store
-            .read(|c| c.query_row(left, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])))
+            .read(|c| {
+                c.query_row(left, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]))
+            })
             .unwrap();
         assert_eq!(counts, [2, 1, 1, 1, 2]);
     }

@@ -8,7 +8,13 @@ use crate::{
     installation::{Client, Installation},
 };
 use evidence::{
-    claims::DeviceId, epoch::Epoch, result::AttestationResult, topic::Name, verifier_keys::VerifierKeys, verifier_message::Purpose,
+    challenge::Hello,
+    claims::{DeviceId, Why},
+    epoch::Epoch,
+    result::AttestationResult,
+    topic::Name,
+    verifier_keys::VerifierKeys,
+    verifier_message::{Purpose, VerifierKeyId},
 };
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -16,8 +22,9 @@ use verifier::{
     broker::Mosquitto,
     config::Config,
     init::{Plan, init},
+    mqtt::{Inbox, Link, Message},
     serve::{Service, now},
-    store::Store,
+    store::{Opening, Store},
 };
 
 const KEYS: &str = "cs/1/keys/v1";
@@ -245,4 +252,92 @@ async fn one_message_serves_two_verifiers_and_what_is_for_one_harms_not_the_othe
     assert!(timeout(Duration::ZERO, fleet.device.next()).await.is_err(), "nobody refused anything");
     second.end().await;
     broker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_behind_what_was_seen_makes_the_service_not_ready_until_an_operator_takes_it_for_right() {
+    let installation = Installation::make();
+    let config = installation.config.clone();
+    // An epoch that a wrong clock opened a day ahead.
+    let store = Store::open(&config.store()).unwrap();
+    let ahead = Opening {
+        verifier: VerifierKeyId::of(&root(&config)),
+        now: now() + 24 * 3600,
+        period: config.epoch_seconds,
+        random: [1; 32],
+        void_before: 0,
+    };
+    assert!(store.open_epoch(ahead).unwrap().opened_here);
+    drop(store);
+    let fleet = within(Fleet::start_at(installation)).await;
+    let hello = evidence::cbor::encode(&Hello::new(Why::Startup));
+    fleet.send("hello/v1", &hello).await;
+    while !ready(&fleet.service).await.contains("clock") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let Fleet { service, device, installation, ak, .. } = fleet;
+    service.end().await;
+
+    let service = Service::start_by(config.clone(), true).await.unwrap();
+    let mut listener = listener(&installation).await;
+    let (keys, epoch) = told(&mut listener, &config).await;
+    assert!(epoch.number > ahead.now, "what devices have seen never goes back");
+    let mut fleet = Fleet { installation, service, device, ak, keys };
+    let nonce = within(fleet.nonce()).await;
+    let message = fleet.ak.evidence(nonce);
+    fleet.send("evidence", &message).await;
+    let (result, _): (AttestationResult, _) = fleet.expect("result", Purpose::Result).await;
+    assert!(result.issued < ahead.now);
+    fleet.service.end().await;
+}
+
+async fn ready(service: &Service) -> String {
+    let url = format!("http://{}/readyz", service.http());
+    let get = move || {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        agent.get(&url).call().unwrap().body_mut().read_to_string().unwrap()
+    };
+    tokio::task::spawn_blocking(get).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_of_an_earlier_connection_takes_no_message_away() {
+    let installation = Installation::make();
+    let broker = Broker::start(&installation);
+    let link = Link::new(&installation.config.broker, "ack-test".to_owned()).unwrap();
+    let (mut inbox, mut connected) = link.receive(vec!["cs/1/+/up/#".to_owned()]);
+    within(connected.wait_for(|up| *up)).await.unwrap();
+    let device = Client::connect(&installation.device(&DEVICE, now()), &DEVICE.to_string(), &[]).await;
+    let topic = format!("cs/1/{DEVICE}/up/evidence");
+    for payload in [b"first", b"other"] {
+        device.publish(&topic, payload).await;
+    }
+    let first = within(receive(&mut inbox, 2)).await;
+    broker.end().await;
+    within(connected.wait_for(|up| !*up)).await.unwrap();
+
+    // The broker delivers them again: on this connection, their numbers may be those of other messages.
+    let broker = Broker::start(&installation);
+    within(connected.wait_for(|up| *up)).await.unwrap();
+    let again = within(receive(&mut inbox, 2)).await;
+    inbox.acknowledge(&first);
+    inbox.acknowledge(&again[..1]);
+    device.publish(&topic, b"third").await;
+    within(receive(&mut inbox, 1)).await;
+    broker.end().await;
+    within(connected.wait_for(|up| !*up)).await.unwrap();
+
+    let broker = Broker::start(&installation);
+    let left = within(receive(&mut inbox, 2)).await;
+    let payloads: Vec<&[u8]> = left.iter().map(Message::payload).collect();
+    assert_eq!(payloads, [b"other", b"third"], "only what was acknowledged where it arrived is gone");
+    broker.end().await;
+}
+
+async fn receive(inbox: &mut Inbox, count: usize) -> Vec<Message> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        all.extend(inbox.receive(count - all.len()).await);
+    }
+    all
 }

@@ -160,7 +160,11 @@ impl Fleet {
     }
 
     /// The next message of this kind; requests that answer a hello sent more than once are passed over.
-    pub(crate) async fn expect<T: DeserializeOwned + Serialize>(&mut self, kind: &str, purpose: Purpose) -> (T, Vec<u8>) {
+    pub(crate) async fn expect<T: DeserializeOwned + Serialize>(
+        &mut self,
+        kind: &str,
+        purpose: Purpose,
+    ) -> (T, Vec<u8>) {
         let request = format!("cs/1/{DEVICE}/down/v1/request");
         let (mut topic, mut payload) = within(self.device.next()).await;
         while topic == request {
