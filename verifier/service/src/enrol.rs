@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use appraisal::{EkClass, UnixSeconds};
+use appraisal::{Code, EkClass, UnixSeconds};
 use evidence::{
     ak_certificate::{AkCertificate, EndorsedBy},
     claims::DeviceId,
@@ -198,8 +198,10 @@ impl Verifier {
             Registered::KeyElsewhere => return Err(key_elsewhere().into()),
             Registered::Outdated => return Err(not_proved().into()),
         };
-        let approved = self.store.registration(device)?.is_some_and(|known| known.product.is_some());
-        if self.admit == Admit::Approval && !approved {
+        let known = self.store.registration(device)?;
+        let approved = known.as_ref().is_some_and(|known| known.product.is_some());
+        let admitted = approved || known.is_some_and(|known| known.approved_at > 0);
+        if self.admit == Admit::Approval && !admitted {
             let why = "enrolled; an operator has to approve this device before it gets a certificate: try again later";
             return Err(Refusal::new("identity.not-approved", why).into());
         }
@@ -391,14 +393,16 @@ fn timestamp(seconds: UnixSeconds) -> jiff::Timestamp {
     jiff::Timestamp::from_second(i64::try_from(seconds).unwrap_or(i64::MAX)).unwrap_or(jiff::Timestamp::MAX)
 }
 
-/// What blocks one endorsement key of a TPM blocks all of them.
+/// What blocks one endorsement key of a TPM blocks all of them. Denied firmware does not block: a device could never show
+/// that it was updated.
 fn check_shut_out(known: &Registration) -> Result<(), Refusal> {
     if let Some(why) = &known.revoked {
         return Err(Refusal::new("identity.revoked", &format!("an operator shut this device out: {why}")));
     }
-    match &known.denied {
-        Some(denial) => Err(Refusal::new(identity_cause(&denial.code).row().code, &denial.why)),
-        None => Ok(()),
+    let denial = known.denied.as_ref().map(|denial| (identity_cause(&denial.code), denial.why.as_str()));
+    match denial {
+        None | Some((Code::HardwareFirmwareDenied, _)) => Ok(()),
+        Some((code, why)) => Err(Refusal::new(code.row().code, why)),
     }
 }
 
@@ -429,7 +433,7 @@ pub fn short(device: &DeviceId) -> String {
 mod tests {
     use std::{fs, path::Path};
 
-    use appraisal::{Code, Policy};
+    use appraisal::Policy;
     use evidence::tpm::P256Point;
     use rcgen::{
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Issuer509, KeyPair,
@@ -601,6 +605,48 @@ mod tests {
             let key = Allowed { digest: ek.digest(), product: product.map(str::to_owned) };
             self.verifier.store.allow(vec![key], "test", NOW).unwrap();
         }
+    }
+
+    #[test]
+    fn where_operators_admit_there_is_no_certificate_before_they_approve() {
+        let mut office = office();
+        office.verifier.admit = Admit::Approval;
+        let activation = office.activation(presentation(&ak(1)), NOW / 3600);
+        assert_eq!(office.refusal(&activation), "identity.not-approved");
+        let page = office.verifier.store.devices(&crate::store::Filter::default(), NOW).unwrap();
+        assert_eq!(page.total, 1, "registered, and shown as never seen");
+        let device = page.devices[0].id;
+        assert_eq!(office.verifier.store.shut_out(NOW).unwrap(), crate::broker_access::ShutOut::default());
+        office.verifier.store.approve(device, None, "test", NOW).unwrap();
+        let outcome = office.enrols(presentation(&ak(1)));
+        assert!(matches!(outcome, Answer::Outcome(Outcome::Enrolled { .. })), "{outcome:?}");
+    }
+
+    #[test]
+    fn where_another_ca_certifies_the_device_waits_for_it() {
+        let mut office = office();
+        let [requests, issued] = ["requests", "issued"].map(|name| office.dir.path().join(name));
+        office.verifier.issuer = Issuer::Files { requests: requests.clone(), issued };
+        let activation = office.activation(presentation(&ak(1)), NOW / 3600);
+        assert_eq!(office.refusal(&activation), "identity.certificate-pending");
+        assert_eq!(fs::read_dir(requests).unwrap().count(), 1, "the CA is asked");
+    }
+
+    #[test]
+    fn every_certificate_that_was_handed_out_is_revoked_with_its_device() {
+        let office = office();
+        for _ in 0..2 {
+            office.enrols(presentation(&ak(1)));
+        }
+        let store = &office.verifier.store;
+        let device = store.devices(&crate::store::Filter::default(), NOW).unwrap().devices[0].id;
+        store.revoke(device, "stolen", "test", NOW + 5).unwrap();
+        let shut_out = store.shut_out(NOW + 5).unwrap();
+        assert_eq!(shut_out.devices, [device]);
+        assert_eq!(shut_out.certificates.len(), 2);
+        assert!(shut_out.certificates.iter().all(|revoked| revoked.since == NOW + 5));
+        let ended = NOW + crate::certificates::DEVICE_LIFETIME;
+        assert!(store.shut_out(ended).unwrap().certificates.is_empty(), "what has ended need not be listed");
     }
 
     #[test]

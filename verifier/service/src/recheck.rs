@@ -99,6 +99,9 @@ fn page(store: &Store, roots: &EkRoots, after: Place, now: UnixSeconds) -> Resul
         if !is_same(&endorsed, &ruling) {
             looked.changed.push(endorsed.device);
             rulings.push((endorsed, ruling));
+        } else if endorsed.firmware_denied && ruling.denied.is_none() {
+            // Its last evidence still says so: the next will not.
+            looked.changed.push(endorsed.device);
         }
     }
     store.rule(rulings, now)?;
@@ -155,14 +158,14 @@ fn verify(endorsed: &Endorsed, roots: &EkRoots) -> Option<Result<EkClass, Identi
 mod tests {
     use std::{fs, path::Path};
 
-    use appraisal::{Policy, Verdict};
+    use appraisal::{Cause, Policy, Verdict};
     use tempfile::TempDir;
 
     use super::*;
     use crate::{
         identity::DenyList,
         store::{
-            Endorsement, NewRegistration, Registered,
+            Committed, Endorsement, NewRegistration, Registered,
             tests::{NOW, accepted, commit, id, registration, store},
         },
     };
@@ -301,6 +304,26 @@ mod tests {
         let registration = fleet.store.registration(fleet.certified).unwrap().unwrap();
         let standing = fleet.rules(list).standing(&registration);
         assert_eq!((standing.denied_firmware.len(), standing.endorsement), (1, None));
+        assert_eq!(fleet.look(""), [fleet.certified]);
+        assert_eq!(fleet.stands(fleet.certified), (Verdict::Affirmed, vec![]));
+        // Once evidence shows other firmware, what the list said of the last is over, without another reload.
+        assert_eq!(fleet.look(list), [fleet.certified]);
+        let mut updated = accepted(1, 2, Some(1));
+        updated.appraisal.state.firmware_version = 9;
+        assert_eq!(commit(&fleet.store, updated), Committed::Done);
+        assert_eq!(fleet.stands(fleet.certified), (Verdict::Affirmed, vec![]));
+        assert_eq!(fleet.look(list), []);
+    }
+
+    #[test]
+    fn a_device_whose_evidence_says_that_its_firmware_is_denied_is_asked_anew_when_the_list_no_longer_does() {
+        let fleet = Fleet::new();
+        let mut denied = accepted(1, 1, None);
+        let detail = "weak".to_owned();
+        let cause = Cause { code: Code::HardwareFirmwareDenied, detail, first_seen: NOW, last_seen: NOW };
+        denied.appraisal.state.causes = vec![cause];
+        denied.appraisal.state.verdict = Verdict::Contraindicated;
+        commit(&fleet.store, denied);
         assert_eq!(fleet.look(""), [fleet.certified]);
     }
 

@@ -52,6 +52,11 @@ fn one(c: &Connection, accepted: &Accepted) -> Sql<Committed> {
     write_state(c, before.n, accepted)?;
     // By what is known of the device now: an operator may have spoken since this was judged.
     let after = before.stands.with(state);
+    if before.stands.is_firmware_denied() && !after.is_firmware_denied() {
+        let update =
+            "UPDATE registration SET denied_code = NULL, denied_why = NULL, denied_at = NULL WHERE device = ?1";
+        c.prepare_cached(update)?.execute([before.n])?;
+    }
     let (was, is) = (before.stands.filed(), after.filed());
     if mset != before.mset || (was.verdict, was.late) != (is.verdict, is.late) || state.release != before.release {
         let update = "UPDATE device SET verdict = ?2, late = ?3, release = ?4, mset = ?5 WHERE n = ?1";

@@ -1,7 +1,7 @@
 //! What vouches for endorsement keys: certificates kept for another look when the operator's lists change, what that look
 //! came to, and the keys that operators listed themselves.
 
-use appraisal::{DeviceState, EkClass, UnixSeconds};
+use appraisal::{Code, DeviceState, EkClass, UnixSeconds};
 use evidence::claims::DeviceId;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde_bytes::{ByteBuf, Bytes};
@@ -30,6 +30,8 @@ pub struct Endorsed {
     pub manufacturer: String,
     /// Firmware of the TPM in its last evidence.
     pub firmware: Option<u64>,
+    /// Whether that firmware was denied when the evidence was judged.
+    pub firmware_denied: bool,
     /// As the lists stood when they were last read.
     pub denied: Option<Denial>,
 }
@@ -201,7 +203,9 @@ fn read(row: &Row<'_>) -> Sql<Endorsed> {
         verified: unsigned(verified.map_or_else(|| row.get(9), Ok)?),
         class: class_from(row.get(10)?),
         manufacturer: row.get(4)?,
-        firmware: state.map(|state| state.firmware_version),
+        firmware: state.as_ref().map(|state| state.firmware_version),
+        firmware_denied: state
+            .is_some_and(|state| state.causes.iter().any(|cause| cause.code == Code::HardwareFirmwareDenied)),
         denied: denial(row.get(5)?, row.get(6)?, row.get(7)?),
     })
 }

@@ -323,9 +323,11 @@ pub(super) fn note_in_history(
     who: Option<&str>,
     now: UnixSeconds,
 ) -> Sql<()> {
+    let before = standing::listed(c, n, now)?;
     standing::file(c, n)?;
     let Some(summary) = query::summary(c, device, now)? else { return Ok(()) };
     let mut entry = Entry::new(now, what, summary.verdict, &summary.causes);
+    entry.previous = Some(before).filter(|before| *before != summary.verdict);
     entry.release = summary.release.as_deref();
     (entry.note, entry.who) = (note, who);
     append(c, n, &entry)

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use appraisal::{Code, Current, DeviceState, Finding, Standing, UnixSeconds, Verdict};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Sql, decode, registry, unsigned, verdict_number};
+use super::{Sql, decode, registry, signed, unsigned, verdict_from, verdict_number};
 
 /// What [`Stands::read`] reads, of `device` d, `registration` r and `device_state` s.
 pub(super) const COLUMNS: &str = "s.state, r.first_seen, r.revoked_why, r.revoked_at, r.denied_code, r.denied_why, \
@@ -54,9 +54,19 @@ impl Stands {
         Ok(Self { state, standing, enrolled: time(1)?.unwrap_or(0) })
     }
 
-    /// With another state.
+    /// With the state that new evidence leaves. It was held against the list of denied firmware: what the registration says
+    /// of that is over where the evidence does not say it too.
     pub(super) fn with(&self, state: &DeviceState) -> Self {
-        Self { state: Some(state.clone()), standing: self.standing.clone(), enrolled: self.enrolled }
+        let mut standing = self.standing.clone();
+        if self.is_firmware_denied() && state.causes.iter().all(|cause| cause.code != Code::HardwareFirmwareDenied) {
+            standing.endorsement = None;
+        }
+        Self { state: Some(state.clone()), standing, enrolled: self.enrolled }
+    }
+
+    /// Whether the registration says that a list denies the firmware.
+    pub(super) fn is_firmware_denied(&self) -> bool {
+        self.standing.endorsement.as_ref().is_some_and(|finding| finding.code == Code::HardwareFirmwareDenied)
     }
 
     /// At `now`.
@@ -85,6 +95,12 @@ impl Stands {
         let codes = holds.causes.iter().map(|cause| cause.code).filter(lasting).collect();
         Filed { verdict: holds.verdict, late: late.verdict, codes }
     }
+}
+
+/// What lists say of device number `n` at `now`.
+pub(super) fn listed(c: &Connection, n: i64, now: UnixSeconds) -> Sql<Verdict> {
+    c.prepare_cached("SELECT iif(expires > ?2, verdict, late) FROM device WHERE n = ?1")?
+        .query_row([n, signed(now)], |row| row.get(0).map(verdict_from))
 }
 
 /// Brings what lists filter by in line with everything else that is known of device number `n`.
@@ -232,6 +248,8 @@ mod tests {
         assert_eq!((shown(2).verdict, shown(2).causes.len()), (Verdict::Contraindicated, 1));
         let last = store.history(id(1), NOW + 6).unwrap().pop().unwrap();
         assert_eq!((last.verdict, last.who.as_deref()), (Verdict::Affirmed, Some("ada")));
+        assert_eq!(last.previous, Some(Verdict::Contraindicated));
+        assert_eq!(store.history(id(2), NOW + 6).unwrap().pop().unwrap().previous, None, "it changed nothing");
     }
 
     #[test]
