@@ -271,14 +271,18 @@ async fn enrol(config: &Config, json: bool, output: &mut Output) -> Result<()> {
     let state = StateDir::open(&config.state_dir)?;
     pinned::check(config)?;
     let worker = Worker::start::<Event>(config, None)?;
-    let mut device = None;
-    let mut before = true;
+    let device = worker.call(|attester| attester.device()).await?.to_string();
+    let (mut before, mut failed) = (true, None);
     for broker in 0..config.brokers.len() {
-        let enrolled = enrolment::ensure(config, &state, &worker, broker, false).await?;
-        device = Some(enrolled.device);
-        before &= enrolled.before;
+        match enrolment::ensure(config, &state, &worker, broker, false).await {
+            Ok(enrolled) => before &= enrolled.before,
+            // The others first: a broker that is away keeps them from nothing.
+            Err(error) => failed = failed.or(Some(error)),
+        }
     }
-    let device = device.map(|device| device.to_string()).unwrap_or_default();
+    if let Some(error) = failed {
+        return Err(error);
+    }
     if json {
         return output.json(&serde_json::json!({ "device": device, "already_enrolled": before }));
     }

@@ -209,7 +209,16 @@ pub(crate) fn check(config: &Config) -> Result<Vec<Pinned>, Usage> {
                 .to_owned(),
         ));
     }
-    config.verifiers.iter().map(|verifier| pin(&verifier.name, &verifier.key, verifier.broker)).collect()
+    let mut all: Vec<Pinned> = Vec::with_capacity(config.verifiers.len());
+    for verifier in &config.verifiers {
+        let pinned = pin(&verifier.name, &verifier.key, verifier.broker)?;
+        // Whoever signs for both names would have one record of trust and log positions for two conversations.
+        if let Some(other) = all.iter().find(|other| other.id == pinned.id) {
+            return Err(Usage(format!("`verifier.key` of `{}` is pinned as `{}` already", pinned.name, other.name)));
+        }
+        all.push(pinned);
+    }
+    Ok(all)
 }
 
 fn pin(name: &str, spki: &[u8], broker: usize) -> Result<Pinned, Usage> {
@@ -328,6 +337,26 @@ mod tests {
         }
         assert_eq!(point(&[&good[..], &[0]].concat()), None);
         assert!(pin("Upper", &good, 0).is_err() && pin("v1", &[1, 2], 0).is_err());
+    }
+
+    #[test]
+    fn one_root_under_two_names_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let point = Verifier::new().root.public();
+        let spki = [&SPKI_P256_PREFIX[..], &[UNCOMPRESSED], &point.x, &point.y].concat();
+        let pem =
+            format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", data_encoding::BASE64.encode(&spki));
+        std::fs::write(dir.path().join("root.pem"), pem).unwrap();
+        let verifier = |name| format!("[[verifier]]\nname = '{name}'\nkey = '{}/root.pem'\n", dir.path().display());
+        let check_with = |verifiers: &[String]| {
+            let file = dir.path().join("attester.toml");
+            let text = format!("[broker]\naddress = 'b'\nca = '/ca'\n{}", verifiers.concat());
+            std::fs::write(&file, text).unwrap();
+            check(&Config::load(Some(&file), []).unwrap()).map(|all| all.len())
+        };
+        assert_eq!(check_with(&[verifier("a")]).ok(), Some(1));
+        let said = check_with(&[verifier("a"), verifier("b")]).unwrap_err().to_string();
+        assert!(said.contains("`b`") && said.contains("`a`"), "{said}");
     }
 
     #[test]

@@ -265,7 +265,7 @@ impl Status {
         for (name, said) in &mut self.verifiers {
             said.verdict = said.at(now);
             if let Some(standing) = self.standing.get_mut(name) {
-                let quiet = now >= said.expires_seconds && standing.last_unobjected_seconds >= said.expires_seconds;
+                let quiet = standing.last_unobjected_seconds >= said.expires_seconds;
                 standing.quiet_since = quiet.then(|| said.expires.clone());
             }
         }
@@ -312,13 +312,23 @@ impl Status {
 /// `attester status`.
 pub(crate) fn print(state: &StateDir, json: bool, output: &mut Output) -> Result<()> {
     let status = Status::load(state)?.at(unix_now().as_secs());
+    let running = crate::service::is_running(state);
     if json {
-        return output.json(&status);
+        return output.json(&Shown { running, status: &status });
     }
     if status.device.is_empty() {
         return output.text("never attested: start `attester run`, or try `attester once`\n");
     }
-    output.text(&status.lines())
+    let rest = if running { "" } else { "no service runs: all this is as it was left\n" };
+    output.text(&format!("{}{rest}", status.lines()))
+}
+
+/// What is printed with `--json`: the file, and whether somebody keeps it up to date.
+#[derive(Serialize)]
+struct Shown<'a> {
+    running: bool,
+    #[serde(flatten)]
+    status: &'a Status,
 }
 
 impl Standing {

@@ -605,6 +605,47 @@ fn after_an_outage_of_many_epochs_exactly_one_message_goes_out_and_soon() {
 }
 
 #[test]
+fn epochs_missed_while_nothing_was_new_are_made_up_for_soon_too() {
+    let (verifier, begin) = (Verifier::new(), Instant::now());
+    for _ in 0..20 {
+        let mut exchange = verifier.steady(begin);
+        exchange.disconnected(begin);
+        let now = begin + HOUR * 3;
+        exchange.connected(now);
+        let number = SEQUENCE + 3600 * 3;
+        exchange.epoch(&verifier.epoch(number, 103), Arrival::Kept(number + 5), now).unwrap();
+        let due = exchange.until(now).unwrap();
+        assert!(due <= now + LONGEST_SPREAD, "{:?}", due - now);
+        assert_eq!(exchange.turn(due), None);
+        assert_eq!(answer(&mut exchange, &made(), due), Some((Why::Epoch, Sending::Silent)));
+        assert!(exchange.until(due).unwrap() > now + HOUR);
+    }
+}
+
+#[test]
+fn a_request_takes_the_place_of_the_epochs_evidence() {
+    let (verifier, now) = (Verifier::new(), Instant::now());
+    for making in [false, true] {
+        let mut exchange = verifier.steady(now);
+        exchange.epoch(&verifier.epoch(SEQUENCE + 3601, 102), Arrival::Live, now).unwrap();
+        let due = exchange.until(now).unwrap();
+        exchange.turn(due);
+        let under_way = exchange.ready(due).unwrap();
+        assert_eq!(under_way.nonce, [102; 32]);
+        if making {
+            exchange.making(under_way, due);
+        }
+        exchange.challenge(&verifier.challenge([2; 32], true), due).unwrap();
+        if making {
+            assert_eq!(exchange.made(&under_way.nonce, &made(), due), None);
+        }
+        assert_eq!(answer(&mut exchange, &made(), due), Some((Why::Request, Sending::ToBeAnswered)));
+        exchange.result(&verifier.seal(Purpose::Result, &result_for(2)), due).unwrap();
+        assert!(exchange.until(due).unwrap() > now + HOUR, "one message in this epoch");
+    }
+}
+
+#[test]
 fn a_million_devices_do_not_come_back_at_once() {
     let (verifier, now) = (Verifier::new(), Instant::now());
     let mut first = 0;
