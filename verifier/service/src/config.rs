@@ -166,6 +166,8 @@ struct FileHttp {
 /// What the program needs.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where it was read from, where that was said.
+    pub file: Option<PathBuf>,
     /// Name of this verifier in topics.
     pub name: Name,
     /// Folder of the store.
@@ -257,6 +259,7 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
+        let named = file.map(Path::to_owned);
         let text = match file {
             Some(file) => read(file)?,
             None => match read(Path::new(DEFAULT_FILE)) {
@@ -276,7 +279,7 @@ impl Config {
             place: "environment".to_owned(),
             why: error.message().to_owned(),
         })?;
-        Self::from_typed(typed, file.parent().unwrap_or(Path::new("")))
+        Ok(Self { file: named, ..Self::from_typed(typed, file.parent().unwrap_or(Path::new("")))? })
     }
 
     fn from_typed(typed: FileConfig, folder: &Path) -> Result<Self, ConfigError> {
@@ -284,6 +287,7 @@ impl Config {
         let name = typed.name.unwrap_or_else(|| DEFAULT_NAME.to_owned());
         let data_dir = path(typed.data_dir, "data");
         Ok(Self {
+            file: None,
             name: verifier_name(&name).map_err(|why| wrong("name", why))?,
             key: path(typed.key, "root-key.pem"),
             epoch_seconds: epoch_seconds(typed.epoch_seconds)?,
@@ -516,7 +520,9 @@ fn override_key(table: &mut Table, name: &OsStr, value: &OsStr) -> Result<(), Co
     }
     let value = match key {
         "spawn" => Value::Boolean(value.parse().map_err(|_| syntax("is neither `true` nor `false`"))?),
-        "max_message_bytes" | "epoch_seconds" => Value::Integer(value.parse().map_err(|_| syntax("is not a whole number"))?),
+        "max_message_bytes" | "epoch_seconds" => {
+            Value::Integer(value.parse().map_err(|_| syntax("is not a whole number"))?)
+        }
         _ => Value::String(value.to_owned()),
     };
     table.insert(key.to_owned(), value);

@@ -108,7 +108,11 @@ impl Readiness {
     /// Something keeps the service from nothing, but will unless an operator does something.
     pub fn warn(&self, what: &'static str, stands: bool) {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        if stands { warnings.insert(what) } else { warnings.remove(what) };
+        if stands {
+            warnings.insert(what)
+        } else {
+            warnings.remove(what)
+        };
     }
 
     /// What wants an operator's eye.

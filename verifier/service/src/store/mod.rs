@@ -5,8 +5,8 @@
 
 mod backup;
 mod commit;
-mod epochs;
 mod endorsements;
+mod epochs;
 mod error;
 mod files;
 mod forget;
@@ -33,8 +33,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{broadcast, oneshot};
 
 pub use backup::{BackupError, backup};
-pub use epochs::{EpochRow, LatestEpochs, Opening};
 pub use endorsements::{Allowed, Endorsed, Place, Ruling};
+pub use epochs::{EpochRow, LatestEpochs, Opening};
 pub use error::{StoreError, Trouble};
 pub use forget::Forgotten;
 pub use keys::StoredKeys;
@@ -44,8 +44,8 @@ pub use operators::{OperatorAction, Role, TokenAdded, TokenEntry};
 pub(crate) use registry::identity_cause;
 pub use secrets::Secret;
 pub use types::{
-    Accepted, Committed, Denial, Detail, Endorsement, Filter, FleetCounts, HistoryRow, Known, NewRegistration, Page, Registered, Registration,
-    Summary, Unresolved, What,
+    Accepted, Committed, Denial, Detail, Endorsement, Filter, FleetCounts, HistoryRow, Known, NewRegistration, Page,
+    Registered, Registration, Summary, Unresolved, What,
 };
 
 use crate::limits::{MAX_LISTED_CAUSES, MAX_LISTED_DETAIL, MAX_READERS};
