@@ -428,7 +428,8 @@ impl Verifier {
             Ok(authentic) => authentic,
             Err(refused) => return Ok(Step::Answer(self.refuse(device, message, refused.code(), refused.to_string()))),
         };
-        let now = (self.clock)();
+        // The clock may have been set since the batch was taken up.
+        let Some(now) = self.time() else { return Ok(Step::Again) };
         let accepts = Accepts {
             key: &self.challenges,
             verifier: &self.keys.root(),
@@ -438,7 +439,7 @@ impl Verifier {
             now,
         };
         match Fresh::check(authentic, &accepts) {
-            Ok(fresh) => self.appraise(&registration, state.as_ref(), &fresh, message),
+            Ok(fresh) => self.appraise(&registration, state.as_ref(), &fresh, message, now),
             Err(stale) => self.stale(device, state.as_ref(), message, stale),
         }
     }
@@ -479,6 +480,7 @@ impl Verifier {
         state: Option<&DeviceState>,
         fresh: &Fresh,
         message: &[u8],
+        now: UnixSeconds,
     ) -> Result<Step, StoreError> {
         let rules = Arc::clone(&self.rules.borrow());
         let device = registration.device;
@@ -492,7 +494,7 @@ impl Verifier {
             files: held.as_deref().map_or(Files::Unchanged, Files::All),
             references: &rules.references,
             policy: &rules.policy,
-            now: (self.clock)(),
+            now,
         });
         let result = self.result(&appraisal, registration, fresh, &rules.policy.id);
         let Some(answer) = self.to_device(&device, DownKind::Result, Purpose::Result, &result) else {
@@ -692,7 +694,7 @@ impl Verifier {
             keys,
             calendar,
             period: watch::Sender::new(3600).subscribe(),
-            challenges: ChallengeKey::new(&*store.secret("challenge").unwrap()),
+            challenges: ChallengeKey::new(&store.secret("challenge").unwrap()),
             store,
             metrics: Arc::new(Metrics::new()),
             rules: watch::Sender::new(Arc::new(rules)).subscribe(),
