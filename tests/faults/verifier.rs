@@ -6,12 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use devices::{fleet::Orders, site::Site};
+use anyhow::ensure;
+use devices::{
+    fleet::{Fleet, Orders},
+    site::Site,
+};
 
 use crate::{Done, PATIENCE, lineage};
 
 const DEVICES: usize = 200;
 const KILLS: u32 = 50;
+const ENROLLING: usize = 40;
+const ENROLMENT_KILLS: usize = 8;
 /// Time between two attestations of one device: half of what a verifier takes from it at most.
 const PAUSE: Duration = Duration::from_millis(500);
 /// A verifier that was not killed by its moment is killed then.
@@ -60,4 +66,23 @@ fn until_the_log_grows(site: &Site) -> Done {
 
 fn draw() -> f64 {
     f64::from(u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(0)) / f64::from(u32::MAX)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn devices_that_enrol_while_the_verifier_is_killed_are_all_let_in_once() -> Done {
+    let mut site = Site::lay_out(3)?;
+    site.start_brokers()?;
+    site.serve()?;
+    let orders = Orders { epochs: true, rounds: 1, programs: 1, ..Orders::default() };
+    let enrolling = tokio::spawn(Fleet::enrol(site.place()?, ENROLLING, ENROLLING, orders));
+    for _ in 0..ENROLMENT_KILLS {
+        tokio::time::sleep(LATEST.mul_f64(draw())).await;
+        site.kill_verifier();
+        site.serve()?;
+    }
+    let fleet = enrolling.await??;
+    ensure!(fleet.failed().is_empty(), "{:?}", fleet.failed());
+    fleet.until("the first result", PATIENCE, |book| !book.results.is_empty()).await?;
+    ensure!(site.get("/v1/devices")?["total"] == ENROLLING, "each is known once");
+    Ok(())
 }

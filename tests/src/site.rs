@@ -142,7 +142,9 @@ impl Site {
         Ok(site)
     }
 
-    fn ca_dir(&self) -> PathBuf {
+    /// Folder of the CA that the fleet's keys are certified by.
+    #[must_use]
+    pub fn ca_dir(&self) -> PathBuf {
         self.parent.path().join("ca")
     }
 
