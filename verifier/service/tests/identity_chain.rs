@@ -350,6 +350,13 @@ fn a_denied_key_its_issuer_any_ca_above_it_and_its_maker_are_refused() {
     let other = format!("[[issuer]]\nkey = \"{}\"\nwhy = \"x\"", spki_digest(&below.der));
     under(&other, &[&direct]).unwrap();
 
+    // A name as `roots list` shows it, however long it is.
+    let long = Ca::root(&format!("a\u{1b}b{}", "c".repeat(300)), |_| {});
+    let (dir, open) = roots(&[("long.der", &long.der)]);
+    let list = deny(&format!("[[issuer]]\nsubject = '{}'\nwhy = \"x\"", open.list()[0].subject()));
+    let denying = EkRoots::load(dir.path()).unwrap().denying(list);
+    assert_eq!(verify(&[&long.signs_ek(|_| {})], &denying).unwrap_err().code(), "identity.ek-denied");
+
     let (dir, _) = roots(&[("software/root.pem", &vector("root.pem"))]);
     let list = deny("[[manufacturer]]\nid = \"id:00001014\"\nwhy = \"x\"");
     let denying = EkRoots::load(dir.path()).unwrap().denying(list);

@@ -180,7 +180,7 @@ impl<'a> UnverifiedEk<'a> {
         let content = certificate.tbs_certificate();
         let (key, spki_digest) = read_key(content.subject_public_key_info())?;
         check_usage(certificate, &key)?;
-        let issuer = content.issuer().to_string();
+        let issuer = printable(&content.issuer().to_string());
         let serial = HEXLOWER.encode(content.serial_number().as_bytes());
         Ok(Self { position, der: der.into(), key, spki_digest, issuer, serial, make: read_make(certificate)? })
     }
@@ -302,7 +302,7 @@ struct HeldPath {
 /// A CA as the deny list names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Authority {
-    /// Whole name, RFC 4514.
+    /// Whole name, RFC 4514, printable.
     subject: String,
     spki_digest: [u8; 32],
 }
@@ -313,7 +313,7 @@ impl Authority {
         let certificate = parse(der).ok()?;
         let content = certificate.tbs_certificate();
         let spki = content.subject_public_key_info().to_der().ok()?;
-        Some(Self { subject: content.subject().to_string(), spki_digest: sha256(&spki) })
+        Some(Self { subject: printable(&content.subject().to_string()), spki_digest: sha256(&spki) })
     }
 }
 
@@ -407,10 +407,14 @@ fn attribute(directory: &Name, oid: ObjectIdentifier) -> Option<String> {
     Some(shown(&String::from_utf8_lossy(found.value.value())))
 }
 
-/// A text out of a certificate, fit for logs and terminals.
-pub(super) fn shown(text: &str) -> String {
-    let printable = |c: char| if c.is_control() || c == char::REPLACEMENT_CHARACTER { '?' } else { c };
-    text.chars().map(printable).take(MAX_SHOWN).collect()
+/// A text out of a stranger's certificate, fit for logs and terminals.
+fn shown(text: &str) -> String {
+    printable(text).chars().take(MAX_SHOWN).collect()
+}
+
+/// The same at its full length, as the deny list names CAs.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || c == char::REPLACEMENT_CHARACTER { '?' } else { c }).collect()
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {

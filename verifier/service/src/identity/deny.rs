@@ -325,4 +325,15 @@ why = "too old"
         let absent = DenyList::load(Path::new("/nonexistent/deny.toml")).unwrap_err().to_string();
         assert!(absent.contains("/nonexistent/deny.toml"), "{absent}");
     }
+
+    #[test]
+    fn the_examples_of_the_file_that_init_makes_can_be_used() {
+        let file = include_str!("../init/deny.toml");
+        assert_eq!(load(file).unwrap(), DenyList::default(), "as it is made, it denies nothing");
+        let is_entry =
+            |line: &&str| line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let examples: Vec<&str> = file.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_entry).collect();
+        let list = load(&examples.join("\n")).unwrap();
+        assert_eq!((list.eks.len(), list.subjects.len(), list.manufacturers.len(), list.firmware.len()), (1, 1, 1, 1));
+    }
 }

@@ -22,7 +22,7 @@ use x509_cert::Certificate;
 
 use super::{
     DenyList,
-    chain::{Authority, hex, is_ca, may_sign_certificates, parse, sha256, shown},
+    chain::{Authority, hex, is_ca, may_sign_certificates, parse, printable, sha256},
     crl,
 };
 
@@ -315,7 +315,7 @@ impl Root {
         let seconds =
             |time: x509_cert::time::Time| i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
         Ok(Self {
-            subject: shown(&content.subject().to_string()),
+            subject: printable(&content.subject().to_string()),
             fingerprint: sha256(&der),
             class,
             authority,
