@@ -60,7 +60,7 @@ pub enum HandOut {
 #[derive(Debug)]
 pub enum Issuer {
     /// The CA whose key this verifier has.
-    Ours(BrokerCa),
+    Ours(Box<BrokerCa>),
     /// Another one, by file.
     Files {
         /// Public keys to be certified: `{id}.pem`.
@@ -79,7 +79,7 @@ impl Issuer {
     /// [`CertificateError`] where the CA's files cannot be used.
     pub fn from_config(broker: &Broker) -> Result<Self, CertificateError> {
         Ok(match (BrokerCa::load(&broker.device_ca, &broker.ca_key)?, &broker.issued) {
-            (Some(ca), _) => Self::Ours(ca),
+            (Some(ca), _) => Self::Ours(Box::new(ca)),
             (None, Some(issued)) => Self::Files { requests: broker.requests.clone(), issued: issued.clone() },
             (None, None) => Self::Nobody,
         })
