@@ -474,7 +474,7 @@ mod tests {
         let rules = watch::Sender::new(Arc::new(read_rules(&dir, "")));
         let verifier = Verifier {
             rules: rules.subscribe(),
-            issuer: Issuer::Ours(BrokerCa::make(Kind::Devices, NOW).unwrap().0),
+            issuer: Issuer::Ours(Box::new(BrokerCa::make(Kind::Devices, NOW).unwrap().0)),
             ..Verifier::in_folder(dir.path(), || NOW)
         };
         Office { verifier, rules, dir }
