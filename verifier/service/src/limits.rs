@@ -58,8 +58,8 @@ pub const MAX_OPERATOR_TEXT: usize = 512;
 /// Answer that the command line accepts from the service.
 pub const MAX_HTTP_ANSWER: u64 = 64 * 1024 * 1024;
 
-/// Messages between their arrival from the broker and their acknowledgement: two batches, one judged while one arrives.
-/// At 100 KiB each they take 100 MB at the most.
+/// Messages that have arrived from the broker and wait to be judged, and as many as it is told that it may send ahead of their
+/// acknowledgement: two batches, one judged while one arrives. At 100 KiB each they take 100 MB at the most.
 pub const MAX_UNACKNOWLEDGED: usize = 2 * MAX_BATCH;
 /// Answers that wait for the connection to the broker.
 pub const MAX_QUEUED_ANSWERS: usize = 2 * MAX_BATCH;

@@ -4,9 +4,10 @@
 //!
 //! An acknowledgement names a packet id, which is worth nothing after a reconnect: the next connection may use it for
 //! another message. So each connection has a number, and acknowledgements of earlier ones are dropped under one lock
-//! with the change of number. The number of messages between arrival and acknowledgement is bounded: the broker is told
-//! (receive maximum, MQTT 5 §3.3.4) and held to it, so that there is always room for their acknowledgements, and neither
-//! side waits for the other.
+//! with the change of number. Messages that nobody has looked at are bounded: where no more fit, none is read.
+//! The broker is told how many may be unacknowledged (receive maximum, MQTT 5 §3.3.4), but mosquitto goes beyond that once it
+//! has had to queue; so there is room for as many acknowledgements as there are packet ids, and neither side waits for the
+//! other.
 //!
 //! What the broker retains for all devices is published first on every connection that answers go to, in one order: keys
 //! before what they sign. A connection that ends takes along what was still to be retained; the next one begins with what
@@ -58,6 +59,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 const INFLIGHT_ANSWERS: u16 = 256;
 /// How long answers wait for room before they are dropped: devices ask again.
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
+/// Messages that can be unacknowledged at a time: their packet ids have 16 bits, and 0 is none.
+const PACKET_IDS: usize = u16::MAX as usize;
 /// Requests of our own beside acknowledgements: a subscription and a ping.
 const OTHER_REQUESTS: usize = 8;
 
@@ -141,7 +144,7 @@ impl Link {
             .set_manual_acks(true)
             .set_receive_maximum(u16::try_from(MAX_UNACKNOWLEDGED).ok())
             .set_outgoing_inflight_upper_limit(1);
-        let (client, events) = AsyncClient::new(options, MAX_UNACKNOWLEDGED + OTHER_REQUESTS);
+        let (client, events) = AsyncClient::new(options, PACKET_IDS + OTHER_REQUESTS);
         let acknowledger = Acknowledger { client, connection: Arc::default() };
         let (to, from) = mpsc::channel(MAX_UNACKNOWLEDGED);
         let (connected, is_connected) = watch::channel(false);
@@ -337,8 +340,8 @@ impl Reader {
                     if publish.qos != QoS::AtMostOnce {
                         self.unacknowledged += 1;
                     }
-                    if self.unacknowledged > MAX_UNACKNOWLEDGED {
-                        let why = "it sends more unacknowledged messages than it was told to (receive maximum); take another broker";
+                    if self.unacknowledged > PACKET_IDS {
+                        let why = "it sends more unacknowledged messages than there are packet ids; take another broker";
                         self.start_anew(why.to_owned()).await;
                         continue;
                     }
@@ -416,11 +419,11 @@ impl Publisher {
         if !retained.connected {
             return;
         }
-        let new = retained.messages.iter().filter(|message| !before.contains(message));
+        let mut new = retained.messages.iter().filter(|message| !before.contains(message));
         let publish = |Outgoing { topic, payload }: &Outgoing| {
-            self.client.try_publish(topic.clone(), QoS::AtLeastOnce, true, payload.clone())
+            self.client.try_publish(topic.clone(), QoS::AtLeastOnce, true, payload.clone()).is_ok()
         };
-        let sent = new.map(publish).all(|sent| sent.is_ok());
+        let sent = new.all(publish);
         retained.owed |= !sent;
     }
 
