@@ -159,3 +159,44 @@ impl Verifier {
         self.say("upkeep", || error.to_string());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{KEYS_LIFETIME, KEYS_RENEWAL};
+
+    const NOW: UnixSeconds = 1_796_083_200;
+    const PERIOD: u32 = 3600;
+
+    #[test]
+    fn keys_are_renewed_in_time_and_where_the_root_is_away_an_operator_is_told_while_all_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let verifier = Verifier::in_folder(dir.path(), || NOW);
+        let sequence = || verifier.keys.current().signed().keys.sequence;
+        let (first, due) = (sequence(), NOW + KEYS_LIFETIME - KEYS_RENEWAL + 1);
+        let root = dir.path().join("root-key.pem");
+        let away = dir.path().join("away");
+        std::fs::rename(&root, &away).unwrap();
+        let found = verifier.look_after(due, PERIOD, true).unwrap();
+        assert!(!found.keys && found.epoch == Some(true), "the epoch opens all the same");
+        assert_eq!((sequence(), verifier.ready.warnings(), verifier.ready.missing()), (first, vec![KEYS_END], vec![]));
+        std::fs::rename(&away, &root).unwrap();
+        assert!(verifier.look_after(due + 1, PERIOD, true).unwrap().keys);
+        assert_eq!((sequence(), verifier.ready.warnings()), (due + 1, vec![]));
+    }
+
+    #[test]
+    fn what_another_process_rotates_and_opens_is_taken_from_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = [(); 2].map(|()| Verifier::in_folder(dir.path(), || NOW));
+        a.look_after(NOW, PERIOD, false).unwrap();
+        b.look_after(NOW, PERIOD, false).unwrap();
+        a.keys.rotate(NOW).unwrap();
+        let later = NOW + u64::from(PERIOD);
+        assert_eq!(a.look_after(later, PERIOD, false).unwrap().epoch, Some(true));
+        let found = b.look_after(later, PERIOD, false).unwrap();
+        assert!(found.keys && found.epoch == Some(false), "{found:?}");
+        assert_eq!(a.keys.current().signed(), b.keys.current().signed());
+        assert_eq!(a.calendar.message(PERIOD), b.calendar.message(PERIOD));
+    }
+}

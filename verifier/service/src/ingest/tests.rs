@@ -358,6 +358,7 @@ async fn a_store_from_yesterdays_backup_converges_with_devices_that_are_ahead() 
     // Before now by the machine's clock, which the store takes the time of the restore from.
     let bench = bench!(1_700_000_000);
     let mut device = bench.settled().await;
+    let known_to_the_copy = bench.open_epoch();
     let copy = bench.dir.path().join("copy");
     backup(bench.store.path(), &copy).unwrap();
     // The device goes on, and reboots not.
@@ -384,6 +385,9 @@ async fn a_store_from_yesterdays_backup_converges_with_devices_that_are_ahead() 
     assert_eq!(shown.verdict, Verdict::Unknown, "what has become of it since, the store does not know");
     // Nonces from before are void, and other keys sign.
     assert_eq!(after.send(&device, &lost).await, []);
+    let message = device.attest(&[known_to_the_copy], Attach::Nothing);
+    after.nonce(&after.send(&device, &message).await);
+    assert_eq!(after.count("code=\"freshness.generation\""), 1);
     assert_ne!(after.published(), bench.published());
     assert_eq!(after.keys.root(), bench.keys.root());
 

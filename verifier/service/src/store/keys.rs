@@ -46,7 +46,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] where it could not be read.
     pub fn keys_sequence(&self) -> Result<Option<u64>, StoreError> {
-        self.read(|c| sequence(c))
+        self.read(sequence)
     }
 
     /// The message in which the root vouches for the present keys.
