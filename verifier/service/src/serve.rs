@@ -189,7 +189,7 @@ impl Service {
 
         let stop = watch::Sender::new(false);
         let (access_changed, read_again) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let brokers = supervise(brokers, &stop, &read_again);
+        let brokers = supervise(brokers, &config, &stop, &read_again);
         let (inbox, receiving) = link.receive(filters(&config.name, &*store.secret(SHARE_SECRET)?));
         let publisher = link.publish();
         let connections = vec![(RECEIVING, receiving), (ANSWERING, publisher.connected())];
@@ -316,13 +316,35 @@ impl Service {
 }
 
 /// The first is the devices': only its rules change.
-fn supervise(brokers: Vec<Mosquitto>, stop: &watch::Sender<bool>, read_again: &Arc<Notify>) -> JoinSet<()> {
+fn supervise(
+    brokers: Vec<Mosquitto>,
+    config: &Config,
+    stop: &watch::Sender<bool>,
+    read_again: &Arc<Notify>,
+) -> JoinSet<()> {
     let mut running = JoinSet::new();
     for (index, mosquitto) in brokers.into_iter().enumerate() {
-        let reload = if index == 0 { Arc::clone(read_again) } else { Arc::default() };
-        running.spawn(mosquitto.supervise(stop.subscribe(), reload));
+        let (devices, stop) = (index == 0, stop.subscribe());
+        let reload = if devices { Arc::clone(read_again) } else { Arc::default() };
+        let place = (config.broker.host.clone(), config.broker.port);
+        running.spawn(async move {
+            if !devices {
+                listening(&place).await;
+            }
+            mosquitto.supervise(stop, reload).await;
+        });
     }
     running
+}
+
+/// Waits a moment for the devices' broker: where the first try of a bridge fails, its second comes seconds later.
+async fn listening((host, port): &(String, u16)) {
+    for _ in 0..100 {
+        if tokio::net::TcpStream::connect((host.as_str(), *port)).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }
 
 /// What must be right before anything is judged.
