@@ -82,13 +82,26 @@ impl Field {
 
     /// The same for a verifier with another name.
     pub(crate) fn laid_out_as(name: &str) -> Self {
-        let mut site = Site::lay_out_as(name, EPOCH).unwrap();
+        let mut field = Self::at(Site::lay_out_as(name, EPOCH).unwrap());
+        field.site.start_brokers().unwrap();
+        field
+    }
+
+    /// Two verifiers at the brokers of the first.
+    pub(crate) fn laid_out_beside_each_other(neighbour: &str) -> (Self, Self) {
+        let first = Site::lay_out_as(VERIFIER, EPOCH).unwrap();
+        let second = first.beside(neighbour, EPOCH).unwrap();
+        let mut first = Self::at(first);
+        first.site.start_brokers().unwrap();
+        (first, Self::at(second))
+    }
+
+    fn at(site: Site) -> Self {
         let key = SubjectPublicKeyInfoDer::from_pem_file(site.dir.join("verifier.pub.pem")).unwrap();
         let root = p256_point(&key).unwrap();
         let ca = Ca::new().unwrap();
         fs::write(site.dir.join("ek_roots/software/tests-ca.pem"), ca.pem()).unwrap();
         let config = Config::load(Some(&site.dir.join("verifier.toml")), []).unwrap();
-        site.start_brokers().unwrap();
         Self { site, root, ca, config }
     }
 

@@ -7,7 +7,8 @@ use devices::{
     software::Attach,
 };
 use evidence::{
-    challenge::{Challenge, Refusal},
+    challenge::{Challenge, Hello, Refusal},
+    claims::Why,
     result::Tier,
     tpm::Counters,
     verifier_message::Purpose,
@@ -193,4 +194,37 @@ async fn evidence_of_one_device_on_another_s_topic_is_refused_and_changes_neithe
     attacker.party.publish(&format!("cs/1/{}/up/evidence", victim.id()), &stolen).await;
     attacker.nonce().await;
     assert_eq!([field.device(&victim.id()), field.device(&attacker.id())], shown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_greetings_and_evidence_of_one_device_keeps_no_other_waiting() {
+    let field = Field::start();
+    let (mut victim, mut attacker) = (honest(&field).await, honest(&field).await);
+    const FLOOD: usize = 3_000;
+    let hello = evidence::cbor::encode(&Hello::new(Why::Startup));
+    let nonce = attacker.nonce().await;
+    // Each with good signatures, so that each costs what evidence costs, until the rates stop it.
+    let messages: Vec<_> = (0..FLOOD).map(|_| attacker.software.attest(&[nonce], Attach::Nothing)).collect();
+    let id = attacker.id();
+    let flooding = tokio::spawn(async move {
+        for message in &messages {
+            attacker.send(&format!("hello/{VERIFIER}"), &hello).await;
+            attacker.send("evidence", message).await;
+        }
+        attacker
+    });
+    for _ in 0..20 {
+        let result = timeout(Duration::from_secs(20), victim.attest(Attach::Nothing)).await.expect("a verdict in time");
+        assert_eq!(result.status, Tier::Affirming);
+    }
+    let mut attacker = flooding.await.unwrap();
+    field.counted(&["rate.hello"], FLOOD as f64 / 2.0);
+    field.counted(&["rate.evidence"], FLOOD as f64 / 2.0);
+    // What it got for that is bounded, too.
+    let mut answers = 0;
+    while timeout(Duration::from_secs(1), attacker.party.next()).await.is_ok() {
+        answers += 1;
+    }
+    assert!(answers < FLOOD / 2, "{answers} answers to {FLOOD} greetings and as much evidence");
+    assert_eq!(field.device(&id)["verdict"], "affirmed", "and nothing is held against it");
 }

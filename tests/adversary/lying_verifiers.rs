@@ -4,7 +4,7 @@
 
 use std::{fs, path::PathBuf, process::Output, thread::JoinHandle, time::Duration};
 
-use devices::{deployment::program, swtpm::Swtpm};
+use devices::{deployment::program, site::eventually, swtpm::Swtpm};
 use evidence::{
     challenge::Challenge,
     claims::{Claims, DeviceId, Nonce},
@@ -68,6 +68,7 @@ impl Host {
             tpm.tcti,
             dir.path().join("state")
         );
+        let first = fields[0].site.ports().devices;
         for (number, field) in fields.iter_mut().enumerate() {
             for root in &tpm.roots {
                 field.order(&["roots", "add", root.to_str().unwrap(), "--software"]);
@@ -85,7 +86,11 @@ impl Host {
                 broker.join("enrol.pem"),
                 broker.join("enrol.key"),
             );
-            config += &if number == 0 { at + &pinned } else { pinned + &at };
+            config += &match number {
+                0 => at + &pinned,
+                _ if field.site.ports().devices == first => pinned,
+                _ => pinned + &at,
+            };
         }
         let file = dir.path().join("attester.toml");
         fs::write(&file, config).unwrap();
@@ -479,6 +484,57 @@ async fn a_verifier_that_lies_in_acknowledged_positions_harms_only_itself() {
     }
     let verdicts: Vec<_> = judged.iter().map(|said| said["verdict"].clone()).collect();
     assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0] && !verdict.is_null()), "{judged:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_that_asks_for_its_neighbour_s_nonce_spoils_nothing_of_it() {
+    let (mut honest, mut lying) = Field::laid_out_beside_each_other("other");
+    let (host, id) = Host::enrolled_at(&mut [&mut honest, &mut lying]);
+    lying.site.kill_verifier();
+    let root = SigningKey::load(&lying.site.dir.join("root-key.pem")).unwrap();
+    let keys = Keys::new(now() + 1);
+    let epochs = format!("cs/1/epoch/{VERIFIER}");
+    let mut liar = Party::connect(&lying.service(), "liar", &["cs/1/+/up/#"]).await;
+    liar.retain("cs/1/keys/other", &keys.by(&root)).await;
+    liar.retain("cs/1/epoch/other", b"").await;
+    // What everybody who is let in may read.
+    let stolen: Epoch = {
+        let device = honest.enrolled().await;
+        let mut reader = Party::connect(&device.credentials, &device.id().to_string(), &[&epochs]).await;
+        device.keys.open(Purpose::Epoch, &reader.next_on(&epochs).await).unwrap()
+    };
+    let mut running = Running::start(&host);
+    liar.next_on(&format!("cs/1/{id}/up/hello/other")).await;
+    eventually("the honest verifier has judged", || Ok(!honest.causes(&id).contains(&"never-seen".to_owned())))
+        .unwrap();
+    let before = honest.causes(&id);
+
+    let nothing = Acknowledged::default();
+    let everything = Acknowledged { runtime: 1 << 40, ima: 1 << 40, boot_log: true, pcr_values: true, ..nothing };
+    let evidence = format!("cs/1/{id}/up/evidence");
+    for (round, (nonce, acknowledged)) in
+        [([1; 32], everything), (stolen.nonce, nothing), ([2; 32], nothing), (stolen.nonce, everything)]
+            .into_iter()
+            .enumerate()
+    {
+        let request = keys.request.seal(Purpose::Request, &Challenge::new(id, nonce, true)).unwrap();
+        liar.publish(&format!("cs/1/{id}/down/other/request"), &request).await;
+        let answer = loop {
+            let answer = answered(&liar.next_on(&evidence).await);
+            if answer.nonces.contains(&nonce) {
+                break answer;
+            }
+        };
+        let mut said = result(id, &Answered { nonces: vec![nonce], ..answer }, Tier::Affirming);
+        said.acknowledged = acknowledged;
+        let said = keys.result.seal(Purpose::Result, &said).unwrap();
+        liar.publish(&format!("cs/1/{id}/down/other/result"), &said).await;
+        // The neighbour asks for itself: what it holds leads to the quote.
+        let checked = honest.command(&["check", &id.to_string(), "--wait", "30"]);
+        assert!(matches!(checked.status.code(), Some(0 | 3 | 4)), "round {round}: {}", told(&checked));
+        assert_eq!(honest.causes(&id), before, "round {round}");
+    }
+    running.end();
 }
 
 /// `attester run`, until it is ended.
