@@ -10,6 +10,7 @@ mod clock;
 mod device;
 mod lineage;
 mod network;
+mod steps;
 mod store;
 mod tpm_relay;
 mod two_verifiers;

@@ -171,6 +171,18 @@ impl Site {
         Ok(())
     }
 
+    /// Has the verifier connect to its broker through a relay at this port.
+    ///
+    /// # Errors
+    /// Where its configuration cannot be written.
+    pub fn reach_broker_through(&self, port: u16) -> Result<()> {
+        let config = self.dir.join("verifier.toml");
+        let text = fs::read_to_string(&config)?;
+        let (from, to) = (format!("localhost:{}", self.ports.services), format!("localhost:{port}"));
+        ensure!(text.contains(&from), "the broker's address is {from}");
+        Ok(fs::write(&config, text.replace(&from, &to))?)
+    }
+
     /// Starts the brokers, and waits until they listen.
     ///
     /// # Errors
