@@ -68,6 +68,16 @@ fn cleared() -> (SoftwareDevice, Judge, Vec<Vec<u8>>) {
 }
 
 #[test]
+fn a_nonce_of_tomorrow_is_refused() {
+    let (mut device, mut judge) = honest();
+    judge.now += 3600;
+    let nonce = judge.challenge();
+    judge.now -= 3600;
+    let message = device.attest(&[nonce], Attach::LogsFrom(0));
+    assert!(matches!(judge.take(&message), Err(NotJudged::Stale(Stale::Expired))));
+}
+
+#[test]
 fn the_nonce_of_yesterday_is_refused() {
     let (mut device, mut judge) = honest();
     let yesterday = judge.challenge();

@@ -53,6 +53,8 @@ pub struct Judge {
     pub since: u64,
     /// Its clock.
     pub now: u64,
+    /// Since when its clock has run without being set.
+    pub steady_since: u64,
     drawn: u64,
 }
 
@@ -72,6 +74,7 @@ impl Judge {
             references,
             policy: host_policy(),
             now: 1_800_000_000,
+            steady_since: 0,
             drawn: 0,
         }
     }
@@ -118,6 +121,7 @@ impl Judge {
             references: &self.references,
             policy: &self.policy,
             now: self.now,
+            steady_since: self.steady_since,
         }))
     }
 

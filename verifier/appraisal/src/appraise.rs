@@ -46,6 +46,9 @@ pub struct Input<'a> {
     pub policy: &'a Policy,
     /// The instant of the judgement.
     pub now: UnixSeconds,
+    /// Since when the clock that `now` was read from has run without being set: a TPM's clock is not held against
+    /// readings from before.
+    pub steady_since: UnixSeconds,
 }
 
 /// The judgement, and what to keep of it.
@@ -111,7 +114,8 @@ impl Input<'_> {
     /// answers, and so not older than that one either.
     fn when(&self) -> When {
         let before = self.state.map_or(0, |state| state.not_older_than);
-        When { not_older_than: self.evidence.not_older_than().max(before), received: self.now }
+        let not_older_than = self.evidence.not_older_than().max(before);
+        When { not_older_than, received: self.now, steady_since: self.steady_since }
     }
 
     const fn approval(&self) -> Approval {

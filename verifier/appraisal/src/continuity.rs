@@ -112,7 +112,10 @@ impl BootState {
     /// Whether the TPM's clock kept pace with time, by this quote against the last and the first since the TPM started.
     pub(crate) fn keeps_pace(&mut self, clock: u64, when: &When) -> bool {
         let tick = Tick { clock, opened: when.not_older_than, received: when.received };
-        let Pace { first, last } = self.pace.unwrap_or(Pace { first: tick, last: tick });
+        // Readings of a clock that has been set meanwhile say nothing of the time between.
+        let comparable = self.pace.filter(|pace| pace.last.received >= when.steady_since);
+        let Pace { first, last } = comparable.unwrap_or(Pace { first: tick, last: tick });
+        let first = if first.received >= when.steady_since { first } else { last };
         self.pace = Some(Pace { first, last: tick });
         tick.keeps_pace_since(&last) && tick.keeps_pace_since(&first)
     }
@@ -123,6 +126,8 @@ impl BootState {
 pub(crate) struct When {
     pub(crate) not_older_than: UnixSeconds,
     pub(crate) received: UnixSeconds,
+    /// Since when the verifier's clock has run without being set.
+    pub(crate) steady_since: UnixSeconds,
 }
 
 /// Time covered without a gap.
@@ -188,6 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn a_verifier_s_clock_that_was_set_accuses_no_tpm_and_excuses_none_afterwards() {
+        let mut boot = BootState::new(&Counters { reset: 1, restart: 0, clock: 0 });
+        let mut keeps = |clock: u64, time: u64, steady_since: u64| {
+            boot.keeps_pace(clock * 1000, &When { not_older_than: time, received: time + 1, steady_since })
+        };
+        assert!(keeps(0, 1000, 0));
+        assert!(keeps(600, 1600, 0));
+        // The clock is set an hour ahead.
+        assert!(keeps(1200, 5800, 5700));
+        assert!(keeps(1800, 6400, 5700));
+        assert!(!keeps(9000, 7000, 5700));
+    }
+
+    #[test]
     fn what_may_have_waited_is_given_the_benefit_of_its_bounds() {
         let kept_for_an_hour = tick(0, 1000, 0, 3600);
         for made in [1, 1800, 3600] {
@@ -235,7 +254,7 @@ mod tests {
     #[test]
     fn an_interval_grows_by_quotes_that_logs_explain_and_ends_where_the_verdict_lapsed() {
         let mut boot = BootState::new(&counters(1, 0));
-        let when = |not_older_than, received| When { not_older_than, received };
+        let when = |not_older_than, received| When { not_older_than, received, steady_since: 0 };
         assert_eq!(boot.cover(false, false, &when(90, 91)), None);
         assert_eq!(boot.attested(), None);
         boot.cover(true, false, &when(100, 101));

@@ -21,6 +21,9 @@ const AFTER_DOMAIN: &[u8] = b"countersign/1 challenge after known evidence";
 /// How long a challenge may be answered, seconds: a slow TPM and a slow network need a minute, a lost connection more.
 pub const CHALLENGE_LIFETIME: u64 = 300;
 
+/// How far clocks of one verifier's processes may be apart, seconds.
+const AHEAD: u64 = 10;
+
 /// The verifier's secret for challenges. It is shared by the processes of one verifier, and by nobody else.
 pub struct ChallengeKey(hmac::Key);
 
@@ -230,6 +233,8 @@ impl Accepts<'_> {
     fn in_time(&self, answered: &Answered) -> Result<(), Stale> {
         match answered.basis {
             Basis::Request { issued } if self.now > issued.saturating_add(CHALLENGE_LIFETIME) => Err(Stale::Expired),
+            // Of a clock that was ahead once: a verdict would count from a time that has not come.
+            Basis::Request { issued } if issued > self.now.saturating_add(AHEAD) => Err(Stale::Expired),
             // A TPM that was cleared in this second voids the nonces of this second, but for one that names what showed it.
             basis if basis.not_older_than().saturating_add(u64::from(answered.after_last)) < self.since => {
                 Err(Stale::Generation)

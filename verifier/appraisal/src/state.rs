@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back_as_it_was() {
         let mut state = state();
-        let when = crate::continuity::When { not_older_than: 90, received: 91 };
+        let when = crate::continuity::When { not_older_than: 90, received: 91, steady_since: 0 };
         state.boot.keeps_pace(1, &when);
         state.boot.cover(true, false, &when);
         state.boot = state.boot.resumed(&Counters { reset: 1, restart: 9, clock: 10 });

@@ -55,6 +55,8 @@ pub struct ClockGuard(Mutex<State>);
 struct State {
     believed: Reading,
     highest: UnixSeconds,
+    /// First reading since this program began or the clock was set.
+    steady_since: UnixSeconds,
     /// Since when it has been ahead.
     leapt: Option<Instant>,
 }
@@ -64,13 +66,19 @@ impl ClockGuard {
     #[must_use]
     pub fn new(time: UnixSeconds, highest: UnixSeconds) -> Self {
         let believed = Reading { at: Instant::now(), time };
-        Self(Mutex::new(State { believed, highest, leapt: None }))
+        Self(Mutex::new(State { believed, highest, steady_since: time, leapt: None }))
     }
 
     /// Another process has seen this time.
     pub fn saw(&self, time: UnixSeconds) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.highest = state.highest.max(time);
+    }
+
+    /// Since when the clock has run without being set, as far as this program can tell.
+    #[must_use]
+    pub fn steady_since(&self) -> UnixSeconds {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).steady_since
     }
 
     /// The time, where this reading of the clock may be judged by.
@@ -101,6 +109,11 @@ impl ClockGuard {
             if now.at.saturating_duration_since(since) < Duration::from_secs(CLOCK_SETTLES) {
                 return Err(ClockWrong::Leapt(now.time - expected));
             }
+        }
+        // Set by more than what clocks drift: what is measured across that is no time that passed.
+        let by_itself = state.believed.time.saturating_add(passed);
+        if now.time.abs_diff(by_itself) > CLOCK_TOLERANCE {
+            state.steady_since = now.time;
         }
         state.leapt = None;
         state.believed = now;
@@ -134,6 +147,17 @@ mod tests {
         assert_eq!(guard.check_at(reading(3, 96)), Ok(NOW + 96), "a few seconds are no matter");
         guard.saw(NOW + 500);
         assert_eq!(guard.check_at(reading(4, 101)), Err(ClockWrong::Behind(399)));
+    }
+
+    #[test]
+    fn a_clock_is_steady_since_it_was_last_set() {
+        let (guard, reading) = guard(NOW);
+        for (at, time, since) in
+            [(1, 1, 0), (100, 103, 0), (200, 260, 260), (300, 361, 260), (400, 458, 260), (500, 470, 470)]
+        {
+            drop(guard.check_at(reading(at, time)));
+            assert_eq!(guard.steady_since(), NOW + since, "{at} s");
+        }
     }
 
     #[test]

@@ -495,6 +495,7 @@ impl Verifier {
             references: &rules.references,
             policy: &rules.policy,
             now,
+            steady_since: self.guard.steady_since(),
         });
         let result = self.result(&appraisal, registration, fresh, &rules.policy.id);
         let Some(answer) = self.to_device(&device, DownKind::Result, Purpose::Result, &result) else {
