@@ -6,6 +6,7 @@ use std::{convert::Infallible, env, fs, ops::Range, path::Path};
 use anyhow::{Context as _, Error, Result};
 use devices::software::{Attach, SoftwareDevice};
 use evidence::{
+    ak_certificate::{AkCertificate, EndorsedBy},
     cbor,
     challenge::{Challenge, Hello, Refusal},
     claims::{DeviceId, Nonce, Why},
@@ -42,6 +43,7 @@ fn shape<T: Serialize>(purpose: Purpose, content: &T) -> Vec<u8> {
 fn write_others(dir: &Path, device: DeviceId, nonce: Nonce) -> Result<()> {
     let credential = Credential { id_object: vec![1; 68], encrypted_secret: vec![2; 68] };
     let presentation = Presentation::new(nonce, vec![vec![3; 800]], vec![vec![4; 122]], vec![5; 88], vec![6; 91]);
+    let uncertified = Presentation::new(nonce, vec![], vec![vec![4; 122]], vec![5; 88], vec![6; 91]);
     let transcript = presentation.transcript(&VerifierKeyId([7; 32]), &device);
     let secret = Secret::recovered(&[8; 32]).context("32 bytes")?;
     let activation = Activation::prove(presentation.clone(), vec![credential.clone()], &transcript, &[secret]);
@@ -55,7 +57,18 @@ fn write_others(dir: &Path, device: DeviceId, nonce: Nonce) -> Result<()> {
     let point = P256Point { x: [12; 32], y: [13; 32] };
     let keys =
         VerifierKeys { sequence: 1_800_000_000, not_after: 1_834_560_000, request: point, result: point, log: point };
+    let ak_certificate = AkCertificate {
+        issuer: "interop".into(),
+        issued: 1_800_000_000,
+        ak_name: [14; 32],
+        device,
+        eks: vec![[15; 32], [16; 32]],
+        transcript: transcript.0,
+        generation: 1,
+        endorsed_by: EndorsedBy::TpmMaker,
+    };
     let messages = [
+        ("ak-certificate", shape(Purpose::AkCertificate, &ak_certificate)),
         ("epoch.first", shape(Purpose::Epoch, &Epoch { closed: None, ..epoch.clone() })),
         ("epoch.later", shape(Purpose::Epoch, &epoch)),
         ("keys", shape(Purpose::Keys, &keys)),
@@ -63,6 +76,7 @@ fn write_others(dir: &Path, device: DeviceId, nonce: Nonce) -> Result<()> {
         ("request", shape(Purpose::Request, &Challenge::new(device, nonce, true))),
         ("refusal", shape(Purpose::Refusal, &refusal)),
         ("enrolment-up.present", Up::Present(presentation).encode()),
+        ("enrolment-up.uncertified", Up::Present(uncertified).encode()),
         ("enrolment-up.activate", Up::Activate(activation).encode()),
         ("enrolment-down.credentials", down(Answer::Credentials(vec![credential]))),
         ("enrolment-down.enrolled", down(Answer::Outcome(enrolled))),

@@ -65,7 +65,7 @@ check_shape() {
 
 check_shape evidence "$work/fixture/evidence.cose"
 check_shape result "$work/fixture/result.cose"
-for message in "$work"/fixture/{hello,request,refusal,epoch.*,keys,enrolment-*}; do
+for message in "$work"/fixture/{hello,request,refusal,epoch.*,keys,ak-certificate,enrolment-*}; do
   rule=$(basename "$message")
   check_shape "${rule%%.*}" "$message"
 done

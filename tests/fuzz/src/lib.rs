@@ -2,6 +2,7 @@
 //! a finding. The same functions run over the committed corpus as plain tests (`evidence/tests/corpus.rs`).
 
 use evidence::{
+    ak_certificate::AkCertificate,
     cbor,
     challenge::{Challenge, Hello, Refusal},
     claims::Claims,
@@ -135,6 +136,7 @@ pub fn cbor(data: &[u8]) {
     one_encoding::<Refusal>(data, scanned);
     one_encoding::<Down>(data, scanned);
     one_encoding::<Epoch>(data, scanned);
+    one_encoding::<AkCertificate>(data, scanned);
     one_encoding::<VerifierKeys>(data, scanned);
 }
 
