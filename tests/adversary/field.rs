@@ -1,7 +1,14 @@
 //! A verifier with its brokers as they run, and whoever connects to them: in go an installation and certificates, out come
 //! strangers that enrol, devices that are enrolled, and whoever else says something on a topic.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use devices::{
     deployment::{PRODUCT, program, succeeded},
@@ -25,7 +32,7 @@ use rumqttc::{
         AsyncClient, Event, MqttOptions,
         mqttbytes::{
             QoS,
-            v5::{Filter, Packet},
+            v5::{Filter, LastWill, Packet},
         },
     },
 };
@@ -146,6 +153,21 @@ impl Field {
         self.order(&["approve", &id.to_string(), "--product", PRODUCT]);
     }
 
+    /// HTTP status of a GET.
+    pub(crate) fn status(&self, path: &str) -> u16 {
+        let token = fs::read_to_string(self.site.dir.join("api-token")).unwrap();
+        let mut stream = TcpStream::connect(self.config.http.listen).unwrap();
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+            token.trim()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let line = String::from_utf8_lossy(&answer[..answer.len().min(64)]).into_owned();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
     pub(crate) fn device(&self, id: &DeviceId) -> Value {
         self.site.get(&format!("/v1/devices/{id}")).unwrap()
     }
@@ -222,6 +244,7 @@ pub(crate) fn presented(ek: &SoftwareEk, ak: &AkPublic, connection: &rcgen::KeyP
 pub(crate) struct Party {
     client: AsyncClient,
     messages: mpsc::UnboundedReceiver<(String, Vec<u8>)>,
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
     /// Why the connection ended.
     pub(crate) ended: watch::Receiver<Option<String>>,
     task: AbortHandle,
@@ -244,6 +267,8 @@ impl Party {
         let (client, mut mqtt) = AsyncClient::new(credentials.options(client), QUEUE);
         let filters: Vec<_> = filters.iter().map(|filter| Filter::new(*filter, QoS::AtLeastOnce)).collect();
         let (to_messages, messages) = mpsc::unbounded_channel();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
         let (end, mut ended) = watch::channel(None);
         let (up, mut is_up) = watch::channel(false);
         let subscriber = client.clone();
@@ -255,6 +280,7 @@ impl Party {
                     Ok(Event::Incoming(Packet::SubAck(_))) => drop(up.send(true)),
                     Ok(Event::Incoming(Packet::Publish(publish))) => {
                         let topic = String::from_utf8_lossy(&publish.topic).into_owned();
+                        hears.lock().unwrap().push(publish.payload.to_vec());
                         drop(to_messages.send((topic, publish.payload.to_vec())));
                     }
                     Ok(_) => {}
@@ -263,7 +289,7 @@ impl Party {
             };
             drop(end.send(Some(why)));
         });
-        let party = Self { client, messages, ended: ended.clone(), task: task.abort_handle() };
+        let party = Self { client, messages, heard, ended: ended.clone(), task: task.abort_handle() };
         tokio::select! {
             up = timeout(LONG, is_up.wait_for(|up| *up)) => {
                 if up.expect("an answer of the broker in time").is_ok() { return Ok(party) }
@@ -287,6 +313,20 @@ impl Party {
     pub(crate) async fn keys(&mut self, root: &P256Point) -> VerifierKeys {
         let message = self.next_on(&format!("cs/1/keys/{VERIFIER}")).await;
         VerifierKeys::open_by_root(root, &message).expect("keys by the root")
+    }
+
+    /// Connects with a last will, and dies.
+    pub(crate) async fn die_with_will(credentials: &Credentials, client: &str, topic: &str, will: &[u8]) {
+        let mut options = credentials.options(client);
+        options.set_last_will(LastWill::new(topic, will.to_vec(), QoS::AtLeastOnce, true, None));
+        let (_client, mut mqtt) = AsyncClient::new(options, QUEUE);
+        // Connected or not let in; the socket is closed without a goodbye.
+        drop(timeout(LONG, mqtt.poll()).await.expect("an answer of the broker in time"));
+    }
+
+    /// Whether a message with this payload has come on any topic.
+    pub(crate) fn heard(&self, payload: &[u8]) -> bool {
+        self.heard.lock().unwrap().iter().any(|known| known == payload)
     }
 
     pub(crate) async fn publish(&self, topic: &str, payload: &[u8]) {
@@ -356,7 +396,7 @@ impl Stranger {
         };
         let (topic, answers) =
             (format!("cs/1/enrol/{}/up", self.name), format!("cs/1/enrol/{}/down/{VERIFIER}", self.name));
-        loop {
+        for _ in 0..LONG.as_secs() / ASK_AGAIN.as_secs() {
             self.party.publish(&topic, &up.encode()).await;
             // Bridges between brokers lose what is sent while they connect.
             while let Ok(message) = timeout(ASK_AGAIN, self.party.next_on(&answers)).await {
@@ -366,6 +406,7 @@ impl Stranger {
                 }
             }
         }
+        panic!("the verifier does not answer a stranger")
     }
 
     /// The code that it is refused with.

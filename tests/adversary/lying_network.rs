@@ -228,3 +228,32 @@ async fn a_flood_of_greetings_and_evidence_of_one_device_keeps_no_other_waiting(
     assert!(answers < FLOOD / 2, "{answers} answers to {FLOOD} greetings and as much evidence");
     assert_eq!(field.device(&id)["verdict"], "affirmed", "and nothing is held against it");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_affirmed_result_is_handed_to_nobody_once_the_device_is_revoked() {
+    let field = Field::start();
+    let device = honest(&field).await;
+    let path = format!("/v1/devices/{}/result", device.id());
+    assert_eq!(field.status(&path), 200);
+    field.order(&["revoke", &device.id().to_string(), "--why", "stolen"]);
+    assert_eq!(field.status(&path), 409, "its signature would outlive the operator's word");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_will_is_no_way_around_the_broker_s_rules() {
+    let field = Field::start();
+    let (mut victim, attacker) = (honest(&field).await, honest(&field).await);
+    let id = victim.id();
+    let result = format!("cs/1/{id}/down/{VERIFIER}/result");
+    let keys = format!("cs/1/keys/{VERIFIER}");
+    for topic in [&result, &keys, &format!("cs/1/epoch/{VERIFIER}"), &format!("cs/1/{id}/up/evidence")] {
+        let client = attacker.id().to_string();
+        Party::die_with_will(&attacker.credentials, &client, topic, b"the will of a stranger").await;
+    }
+    // Had one come through, it would have come before this; and what the broker retains is what it was.
+    victim.attest(Attach::Nothing).await;
+    assert!(!victim.party.heard(b"the will of a stranger"));
+    let mut again = victim.again(&field).await;
+    again.attest(Attach::Nothing).await;
+    assert!(!again.party.heard(b"the will of a stranger"));
+}

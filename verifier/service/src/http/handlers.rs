@@ -200,6 +200,14 @@ pub(super) async fn result(State(app): State<App>, Path(id): Path<String>) -> Re
     let device = resolve(&app, id).await?;
     let result = app.store.off_thread(move |store| store.result(device)).await?;
     let result = result.ok_or_else(|| Problem::new(Kind::NoResult, format!("device {device} has no result yet")))?;
+    // Its signature outlives what an operator or a list has said of the device since.
+    let said = app.store.off_thread(move |store| store.state(device)).await?.map(|state| state.verdict);
+    let summary = detail(&app, device).await?.summary;
+    if summary.verdict == Verdict::Contraindicated && said != Some(Verdict::Contraindicated) {
+        let why = summary.causes.first().map_or("a finding", |cause| cause.code.row().code);
+        let detail = format!("device {device} has been contraindicated since its last result: {why}");
+        return Err(Problem::new(Kind::ResultVoid, detail));
+    }
     Ok(([(header::CONTENT_TYPE, "application/eat+cwt")], result).into_response())
 }
 

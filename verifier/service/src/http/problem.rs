@@ -36,6 +36,7 @@ kinds! {
     UnknownDevice: "unknown-device", NOT_FOUND, "No such device is enrolled";
     AmbiguousId: "ambiguous-id", CONFLICT, "Several device ids begin like that";
     NoResult: "no-result", NOT_FOUND, "The device has sent no evidence yet";
+    ResultVoid: "result-void", CONFLICT, "The last result no longer holds";
     Revoked: "revoked", CONFLICT, "The device is shut out";
     TooMany: "too-many", CONFLICT, "There are as many as there may be";
     NameTaken: "name-taken", CONFLICT, "There is one of that name";
