@@ -79,6 +79,25 @@ fn an_attester_killed_around_an_extend_of_its_log_is_affirmed_afterwards() -> Do
 }
 
 #[test]
+fn an_attester_killed_at_any_moment_goes_on_with_its_boot_and_is_affirmed() -> Done {
+    let (deployment, id) = affirmed()?;
+    for millis in [0, 30, 60, 100, 150, 220, 300, 400] {
+        let run = start(deployment.attester_command(&["run"])?)?;
+        thread::sleep(Duration::from_millis(millis));
+        kill(run)?;
+    }
+    let once = deployment.attester(&["once"])?;
+    let said = String::from_utf8_lossy(&once.stderr);
+    ensure!(once.status.code() == Some(0), "{:?}\n{said}", once.status);
+    let history = deployment.verifier_json(&["history", &id])?;
+    let boots = history["history"].as_array().context("a history")?;
+    let unknown = |row: &&serde_json::Value| row["verdict"] != "affirmed";
+    let after: Vec<_> = boots.iter().skip_while(unknown).collect();
+    ensure!(!after.is_empty() && !after.iter().any(unknown), "{boots:#?}");
+    Ok(())
+}
+
+#[test]
 fn a_power_cut_at_any_moment_makes_a_new_boot_and_no_alarm() -> Done {
     let (mut deployment, id) = affirmed()?;
     for millis in [0, 40, 90, 150, 230, 400] {
