@@ -321,6 +321,9 @@ async fn ten_thousand_enrolment_attempts_hold_up_no_device_and_leave_nothing_beh
     assert_eq!(field.registered(), 1);
     assert!(field.site.not_ready().unwrap().is_none());
     drop(still_there);
+    // Who comes after them is served.
+    field.enrolled().await;
+    assert_eq!(field.registered(), 2);
 }
 
 async fn ends_of<T>(tasks: Vec<tokio::task::JoinHandle<T>>) -> Vec<T> {

@@ -251,6 +251,30 @@ async fn an_old_affirmed_result_played_back_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn junk_on_every_topic_that_a_device_reads_changes_nothing_at_it() {
+    let mut stage = Stage::set().await;
+    let request = stage.request_by(&stage.keys.request, [9; 32]);
+    // Bytes of no meaning, arrays without end, a message that is cut, one that goes on, and nothing at all.
+    let going_on = [&request[..], &[0]].concat();
+    let junk = [vec![0x5A; 90 * 1024], vec![0x81; 60 * 1024], request[..request.len() - 1].to_vec(), going_on, vec![]];
+    let ended = stage
+        .once([1; 32], async |stage, answer| {
+            for bytes in &junk {
+                for kind in ["request", "result", "refusal", "unknown"] {
+                    stage.says(kind, bytes).await;
+                }
+                for topic in ["keys", "epoch"] {
+                    stage.party.publish(&format!("cs/1/{topic}/{VERIFIER}"), bytes).await;
+                }
+            }
+            let truth = stage.sealed(&stage.result(answer, Tier::Affirming));
+            stage.says("result", &truth).await;
+        })
+        .await;
+    assert_eq!(ended.status.code(), AFFIRMED, "{}", told(&ended));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_result_counts_for_the_device_s_own_latest_nonce_and_evidence_only_and_unexpired() {
     let mut stage = Stage::set().await;
     let ended = stage

@@ -112,7 +112,7 @@ fn hex(point: &P256Point) -> String {
 enum Receiver {
     Verifier(Box<Judge>),
     EnrolmentDesk(Box<EkRoots>),
-    DeviceWithRoot { root: P256Point, held: Option<VerifierKeys> },
+    DeviceWithRoot { root: P256Point, held: Option<Box<VerifierKeys>> },
     DeviceWithKeys(Box<VerifierKeys>),
 }
 
@@ -148,7 +148,7 @@ impl Receiver {
             Self::DeviceWithRoot { root, held } => match VerifierKeys::open_by_root(root, message) {
                 Ok(keys) if held.as_ref().is_some_and(|held| held.sequence >= keys.sequence) => "replaced".into(),
                 Ok(keys) => {
-                    *held = Some(keys);
+                    *held = Some(Box::new(keys));
                     ACCEPTED.into()
                 }
                 Err(_) => "not-from-verifier".into(),
