@@ -122,58 +122,83 @@ pub(crate) async fn ensure(
     at: usize,
     renew: bool,
 ) -> Result<Enrolled> {
-    let mut pinned = Pinned::all(config, state)?;
-    pinned.retain(|verifier| verifier.broker == at);
     let broker = config.brokers.get(at).context("there is no such broker in the configuration")?;
     let device = worker.call(|attester| attester.device()).await?;
     let key = connection_key(state)?;
     let files = Files::of(broker, at);
-    let record: Record = state.read_json(&files.record)?.unwrap_or_default();
-    let record = if record.device == device.to_string() { record } else { Record::default() };
-    let registered = |verifier: &Pinned| record.verifiers.contains(&HEXLOWER.encode(&verifier.id.0));
-    let own = state.read(&files.certificate)?.filter(|_| !record.verifiers.is_empty() && !renew);
-    let standing = own.as_deref().map_or(Standing::None, |pem| Standing::of(pem, &key, now()));
-    let usable = standing == Standing::Good || (record.configured_certificate && !renew);
-    if usable && pinned.iter().all(registered) {
-        let credentials = match own {
-            Some(certificate) if !record.configured_certificate => credentials(certificate, &key),
-            _ => shared(broker)?,
-        };
+    let before = Before::read(state, &files, &device.to_string(), &key, renew)?;
+    let here = Pinned::all(config, state)?.into_iter().filter(|verifier| verifier.broker == at);
+    let (registered, mut missing): (Vec<_>, Vec<_>) = here.partition(|verifier| before.is_registered(verifier));
+    if missing.is_empty() {
+        let credentials = before.credentials(broker, &key)?;
         return Ok(Enrolled { device, credentials, before: true, complete: true });
     }
-    let all = pinned.len();
-    let missing = usable && pinned.iter().any(registered);
-    let door = if missing && !record.configured_certificate && broker.credentials.is_some() {
-        // The device's own place at the broker may be in use by the verifiers that did register it.
-        Door::new(broker, state, device, None, &key)?
-    } else {
-        Door::new(broker, state, device, own.clone().filter(|_| standing != Standing::None), &key)?
-    };
-    if missing {
-        pinned.retain(|verifier| !registered(verifier));
-    }
+    let some = !registered.is_empty();
+    let door = before.door(broker, state, device, &key, some)?;
     tracing::info!(%device, client = %door.client, "enrolling");
-    let done = match door.enrol_all(&mut pinned, state, worker, &key).await {
-        Err(error) if missing => {
+    let done = match door.enrol_all(&mut missing, state, worker, &key).await {
+        Err(error) if some => {
             tracing::error!("not enrolled with every verifier: {}", told(&error));
             Vec::new()
         }
         done => done?,
     };
-    let handed_out = done.iter().map(|(_, certificate)| certificate).find(|certificate| !certificate.is_empty());
-    let (credentials, configured_certificate) = match (own.filter(|_| missing), handed_out) {
-        (Some(own), _) if !record.configured_certificate => (credentials(own, &key), false),
-        (None, Some(certificate)) => {
+    let complete = done.len() == missing.len();
+    let known = registered.iter().map(|verifier| verifier.id).chain(done.iter().map(|(id, _)| *id));
+    let verifiers = known.map(|id| HEXLOWER.encode(&id.0)).collect();
+    // What is in use goes on being used.
+    let new = done.into_iter().map(|(_, certificate)| certificate).find(|certificate| !some && !certificate.is_empty());
+    let configured_certificate = if some { before.record.configured_certificate } else { new.is_none() };
+    let credentials = match new {
+        Some(certificate) => {
             state.write(&files.certificate, certificate.as_bytes(), Readers::All)?;
-            (credentials(certificate.clone().into_bytes(), &key), false)
+            credentials(certificate.into_bytes(), &key)
         }
-        _ => (shared(broker)?, true),
+        None if some => before.credentials(broker, &key)?,
+        None => shared(broker)?,
     };
-    let mut verifiers = if missing { record.verifiers } else { Vec::new() };
-    verifiers.extend(done.iter().map(|(verifier, _)| HEXLOWER.encode(&verifier.0)));
-    let complete = verifiers.len() >= all;
     state.write_json(&files.record, &Record { device: device.to_string(), verifiers, configured_certificate })?;
-    Ok(Enrolled { device, credentials, before: missing, complete })
+    Ok(Enrolled { device, credentials, before: some, complete })
+}
+
+/// What a device has of enrolments before at a broker.
+struct Before {
+    record: Record,
+    /// Its own certificate.
+    own: Option<Vec<u8>>,
+    standing: Standing,
+    /// Whether it can connect with what it has.
+    usable: bool,
+}
+
+impl Before {
+    fn read(state: &StateDir, files: &Files, device: &str, key: &[u8], renew: bool) -> Result<Self> {
+        let record: Record = state.read_json(&files.record)?.unwrap_or_default();
+        let record = if record.device == device { record } else { Record::default() };
+        let own = state.read(&files.certificate)?.filter(|_| !record.verifiers.is_empty() && !renew);
+        let standing = own.as_deref().map_or(Standing::None, |pem| Standing::of(pem, key, now()));
+        let usable = standing == Standing::Good || (record.configured_certificate && !renew);
+        Ok(Self { record, own, standing, usable })
+    }
+
+    /// Whether nothing has to be done for this verifier.
+    fn is_registered(&self, verifier: &Pinned) -> bool {
+        self.usable && self.record.verifiers.contains(&HEXLOWER.encode(&verifier.id.0))
+    }
+
+    fn credentials(&self, broker: &Broker, key: &[u8]) -> Result<Credentials> {
+        match &self.own {
+            Some(certificate) if !self.record.configured_certificate => Ok(credentials(certificate.clone(), key)),
+            _ => shared(broker),
+        }
+    }
+
+    /// `in_use`: some verifiers did register the device, whose own place at the broker is theirs then.
+    fn door(&self, broker: &Broker, state: &StateDir, device: DeviceId, key: &[u8], in_use: bool) -> Result<Door> {
+        let stranger = in_use && !self.record.configured_certificate && broker.credentials.is_some();
+        let own = self.own.clone().filter(|_| !stranger && self.standing != Standing::None);
+        Door::new(broker, state, device, own, key)
+    }
 }
 
 /// Where the enrolment at one broker is kept: without more in the name for the first, which most devices have alone.
