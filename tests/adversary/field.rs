@@ -153,6 +153,18 @@ impl Field {
         self.order(&["approve", &id.to_string(), "--product", PRODUCT]);
     }
 
+    /// Puts a copy of the store in its place, as `docs/operations.md` has it. The verifier must not run.
+    pub(crate) fn restore(&self, copy: &Path) {
+        let store = self.config.store();
+        for end in ["", "-wal", "-shm"] {
+            let file = store.with_file_name(format!("store.sqlite{end}"));
+            if file.exists() {
+                fs::remove_file(file).unwrap();
+            }
+        }
+        fs::copy(copy, store).unwrap();
+    }
+
     /// HTTP status of a GET.
     pub(crate) fn status(&self, path: &str) -> u16 {
         let token = fs::read_to_string(self.site.dir.join("api-token")).unwrap();
