@@ -127,8 +127,7 @@ pub(crate) async fn ensure(
     let key = connection_key(state)?;
     let files = Files::of(broker, at);
     let before = Before::read(state, &files, &device.to_string(), &key, renew)?;
-    let here = Pinned::all(config, state)?.into_iter().filter(|verifier| verifier.broker == at);
-    let (registered, mut missing): (Vec<_>, Vec<_>) = here.partition(|verifier| before.is_registered(verifier));
+    let (registered, mut missing) = before.divide(Pinned::all(config, state)?, at);
     if missing.is_empty() {
         let credentials = before.credentials(broker, &key)?;
         return Ok(Enrolled { device, credentials, before: true, complete: true });
@@ -161,6 +160,25 @@ pub(crate) async fn ensure(
     Ok(Enrolled { device, credentials, before: some, complete })
 }
 
+/// What stands of enrolments before at one broker, where that is enough to connect. Asks nobody.
+pub(crate) async fn standing(
+    config: &Config,
+    state: &StateDir,
+    worker: &Worker,
+    at: usize,
+) -> Result<Option<Enrolled>> {
+    let Some(broker) = config.brokers.get(at) else { return Ok(None) };
+    let device = worker.call(|attester| attester.device()).await?;
+    let key = connection_key(state)?;
+    let before = Before::read(state, &Files::of(broker, at), &device.to_string(), &key, false)?;
+    let (registered, missing) = before.divide(Pinned::all(config, state)?, at);
+    if registered.is_empty() {
+        return Ok(None);
+    }
+    let credentials = before.credentials(broker, &key)?;
+    Ok(Some(Enrolled { device, credentials, before: true, complete: missing.is_empty() }))
+}
+
 /// What a device has of enrolments before at a broker.
 struct Before {
     record: Record,
@@ -181,9 +199,11 @@ impl Before {
         Ok(Self { record, own, standing, usable })
     }
 
-    /// Whether nothing has to be done for this verifier.
-    fn is_registered(&self, verifier: &Pinned) -> bool {
-        self.usable && self.record.verifiers.contains(&HEXLOWER.encode(&verifier.id.0))
+    /// The verifiers at this broker: those that nothing has to be done for, and the others.
+    fn divide(&self, pinned: Vec<Pinned>, at: usize) -> (Vec<Pinned>, Vec<Pinned>) {
+        let registered =
+            |verifier: &Pinned| self.usable && self.record.verifiers.contains(&HEXLOWER.encode(&verifier.id.0));
+        pinned.into_iter().filter(|verifier| verifier.broker == at).partition(registered)
     }
 
     fn credentials(&self, broker: &Broker, key: &[u8]) -> Result<Credentials> {

@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     Usage,
-    enrolment::{Enrolled, ensure, expires_soon},
+    enrolment::{Enrolled, ensure, expires_soon, standing},
     link::take_lock,
     session::{EVENTS, Event, News, Session, TURN, endpoint},
     state::{StateDir, jitter},
@@ -256,6 +256,11 @@ async fn enrol_once(
     let mut enrolled = Vec::with_capacity(config.brokers.len());
     let mut failed = None;
     for broker in 0..config.brokers.len() {
+        // A verifier that is missing is enrolled with later, and keeps the others waiting for nothing.
+        if let Some(done) = standing(config, state, worker, broker).await? {
+            enrolled.push(Some(done));
+            continue;
+        }
         match ensure(config, state, worker, broker, false).await {
             Ok(done) => enrolled.push(Some(done)),
             Err(error) if error.is::<Usage>() || error.is::<Ended>() => return Err(error),
