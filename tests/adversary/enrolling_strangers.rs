@@ -141,8 +141,13 @@ async fn revoking_a_device_blocks_every_endorsement_key_of_its_tpm() {
     for kinds in [&[EkKind::Rsa2048][..], &[EkKind::P384], &BOTH] {
         let mut stranger = Stranger::connect(&field, &name()).await;
         let (_, answer) = tpm.enrols(&mut stranger, kinds).await;
-        let code = refused(&answer);
-        assert!(["identity.revoked", "identity.key-elsewhere"].contains(&code), "{kinds:?}: {code}");
+        assert_eq!(refused(&answer), "identity.revoked", "{kinds:?}");
+        // The same keys with their certificates left away.
+        let mut bare = tpm.presents(kinds);
+        bare.certificates.clear();
+        let mut stranger = Stranger::connect(&field, &name()).await;
+        let code = stranger.refusal(&Up::Present(bare)).await;
+        assert!(["identity.revoked", "identity.no-ek-certificate"].contains(&code.as_str()), "{kinds:?}: {code}");
     }
     assert_eq!(field.registered(), 1);
 }
@@ -158,6 +163,17 @@ async fn half_of_a_tpm_s_endorsement_keys_is_no_second_device() {
     let mut stranger = Stranger::connect(&field, &name()).await;
     assert_eq!(refused(&tpm.enrols(&mut stranger, &[EkKind::Rsa2048]).await.1), "identity.key-elsewhere");
     assert_eq!(field.registered(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_without_a_certificate_that_no_operator_listed_is_refused() {
+    let field = Field::start();
+    let ek = SoftwareEk::new(&field.ca).unwrap();
+    let mut bare = presented(&ek, &SoftwareDevice::new().keys.ak, &rcgen::KeyPair::generate().unwrap());
+    bare.certificates.clear();
+    let mut stranger = Stranger::connect(&field, &name()).await;
+    assert_eq!(stranger.refusal(&Up::Present(bare)).await, "identity.no-ek-certificate");
+    assert_eq!(field.registered(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
