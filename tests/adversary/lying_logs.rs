@@ -135,6 +135,17 @@ fn a_pcr_extended_behind_the_attester_s_back_is_never_affirmed() {
 }
 
 #[test]
+fn a_pcr_that_changes_while_nothing_is_attached_is_never_affirmed() {
+    for pcr in 0..16 {
+        let (mut device, mut judge) = honest();
+        judged(&mut device, &mut judge, Attach::LogsFrom(0));
+        device.pcrs[pcr] = [7; 32];
+        let silent = judged(&mut device, &mut judge, Attach::Nothing);
+        assert_ne!(silent.state.verdict, Verdict::Affirmed, "PCR {pcr}");
+    }
+}
+
+#[test]
 fn pcr_values_that_the_quote_does_not_cover_contradict() {
     let (mut device, mut judge) = honest();
     let message = device.attest_with(&[judge.challenge()], Attach::LogsFrom(0), &|kind, mut bytes| {
