@@ -366,6 +366,11 @@ impl Party {
 }
 
 impl Credentials {
+    /// The same at another port.
+    pub(crate) fn at(&self, port: u16) -> Self {
+        Self { port, ..self.clone() }
+    }
+
     fn options(&self, client: &str) -> MqttOptions {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(&self.ca).unwrap()).unwrap();

@@ -103,6 +103,29 @@ async fn junk_as_long_as_it_may_be_on_every_topic_is_counted_and_others_are_serv
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_opens_its_own_door_only() {
+    let field = Field::start();
+    let device = honest(&field).await;
+    let ports = field.site.ports();
+    let doors = [ports.devices, ports.enrolment, ports.services];
+    let (of_device, of_strangers, of_verifier) = (device.credentials.clone(), field.enrolment(), field.service());
+    // The device's own id, a stranger's name, and names of those who live at the other doors.
+    let clients = [device.id().to_string(), name(), VERIFIER.to_owned(), "enrolment-bridge".to_owned()];
+    for (whose, credentials, own) in [
+        ("device", of_device, ports.devices),
+        ("stranger", of_strangers, ports.enrolment),
+        ("verifier", of_verifier, ports.services),
+    ] {
+        for port in doors.into_iter().filter(|port| *port != own) {
+            for client in &clients {
+                let let_in = Party::try_connect(&credentials.at(port), client, &["#"]).await.is_ok();
+                assert!(!let_in, "a {whose}'s certificate lets {client} in at another's door");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_joins_the_verifier_s_share_takes_no_message_from_it() {
     let field = Field::start();
     let (mut victim, attacker) = (honest(&field).await, honest(&field).await);
