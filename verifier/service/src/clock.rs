@@ -155,7 +155,7 @@ mod tests {
         for (at, time, since) in
             [(1, 1, 0), (100, 103, 0), (200, 260, 260), (300, 361, 260), (400, 458, 260), (500, 470, 470)]
         {
-            drop(guard.check_at(reading(at, time)));
+            let _ = guard.check_at(reading(at, time));
             assert_eq!(guard.steady_since(), NOW + since, "{at} s");
         }
     }

@@ -341,7 +341,8 @@ impl Reader {
                         self.unacknowledged += 1;
                     }
                     if self.unacknowledged > PACKET_IDS {
-                        let why = "it sends more unacknowledged messages than there are packet ids; take another broker";
+                        let why =
+                            "it sends more unacknowledged messages than there are packet ids; take another broker";
                         self.start_anew(why.to_owned()).await;
                         continue;
                     }
