@@ -6,7 +6,9 @@ use appraisal::{Code, Verdict};
 use attester::tpm::{Tpm, TpmConfig, TpmError};
 use devices::{
     deployment::{Deployment, PRODUCT, succeeded},
+    fleet::{program_digest, program_path},
     judge::Judge,
+    software::Attach,
     swtpm::Swtpm,
 };
 use evidence::{
@@ -15,6 +17,8 @@ use evidence::{
     envelope::{DeviceKeys, Envelope, Unsigned},
     tpm::Attest,
 };
+
+use crate::field::Field;
 
 #[test]
 fn a_tpm_signs_claims_around_a_fabricated_quote_but_never_the_quote() {
@@ -145,4 +149,30 @@ fn a_real_tpm2_clear_is_told_and_ends_by_an_approval_only() -> anyhow::Result<()
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(codes(&deployment)?, Vec::<String>::new());
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stops_its_attester_keeps_no_verdict() {
+    let mut field = Field::start();
+    let mut device = field.enrolled().await;
+    let id = device.id();
+    field.approve(&id);
+    device.software.run(&program_path(0), program_digest(0));
+    device.attest(Attach::LogsFrom(0)).await;
+    assert_eq!(field.device(&id)["verdict"], "affirmed");
+    // Silence of four hours, longer than any verdict lasts by default.
+    field.site.kill_verifier();
+    let library = std::fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
+    let library = library.map(|entry| entry.path().join("faketime/libfaketime.so.1")).find(|file| file.is_file());
+    let mut serve = field.site.serve_command().unwrap();
+    serve.env("LD_PRELOAD", library.expect("Debian: apt-get install libfaketime"));
+    serve.env("FAKETIME", "+4h").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    field.site.serve_with(serve).unwrap();
+    assert_eq!((&field.device(&id)["verdict"], field.causes(&id)), (&"unknown".into(), vec!["overdue".to_owned()]));
+    assert_eq!(field.site.get("/v1/devices?overdue=true").unwrap()["total"], 1);
+    // The TPM's clock went on meanwhile.
+    device.software.counters.clock += 4 * 3600 * 1000;
+    let mut device = device.again(&field).await;
+    device.attest(Attach::Nothing).await;
+    assert_eq!(field.device(&id)["verdict"], "affirmed");
 }
