@@ -5,7 +5,7 @@ use devices::{
     judge::{Judge, references, signed},
     software::{Attach, SoftwareDevice},
 };
-use evidence::claims::LogKind;
+use evidence::claims::{Claims, LogClaim, LogKind};
 
 const INIT: [u8; 32] = [1; 32];
 const SHELL: [u8; 32] = [2; 32];
@@ -252,4 +252,39 @@ fn a_real_boot_log_leads_to_the_quote_and_a_changed_one_contradicts() {
     let honest = judged(&mut device, &mut judge, Attach::LogsFrom(0));
     assert_eq!(honest.state.verdict, Verdict::Affirmed, "{:?}", honest.state.causes);
     assert!(honest.acknowledged.boot_log);
+}
+
+#[test]
+fn announcements_without_measure_are_never_affirmed_and_poison_nothing() {
+    const KINDS: [LogKind; 4] = [LogKind::Boot, LogKind::Ima, LogKind::Runtime, LogKind::PcrValues];
+    const NUMBERS: [u64; 6] = [0, 1, 2, 1 << 32, u64::MAX - 1, u64::MAX];
+    let junk = [vec![], vec![0; 512], vec![0xFF; 4096]];
+    for kind in KINDS {
+        for (first, count) in NUMBERS.iter().flat_map(|first| NUMBERS.iter().map(move |count| (*first, *count))) {
+            for bytes in &junk {
+                let (mut device, mut judge) = honest();
+                judged(&mut device, &mut judge, Attach::LogsFrom(0));
+                device.run("/tmp/implant", [9; 32]);
+                let committed = device.committed(&[judge.challenge()]);
+                let quote = device.quote(&committed.extra_data());
+                let log = LogClaim { kind, first, count, digest: evidence::pcr::sha256(bytes) };
+                let lie = device.seal(&Claims { committed, quote, logs: vec![log] }, vec![bytes.clone()]);
+                if let Ok(appraisal) = judge.take(&lie) {
+                    assert_ne!(appraisal.state.verdict, Verdict::Affirmed, "{kind:?} {first} {count} {}", bytes.len());
+                }
+                // The truth is judged as ever, and so is the next boot.
+                let whole = judged(&mut device, &mut judge, Attach::LogsFrom(0));
+                assert_eq!(whole.state.verdict, Verdict::Contraindicated, "{kind:?} {first} {count} {}", bytes.len());
+                device.reboot();
+                device.run("/bin/init", INIT);
+                let clean = judged(&mut device, &mut judge, Attach::LogsFrom(0));
+                assert_eq!(
+                    clean.state.verdict,
+                    Verdict::Affirmed,
+                    "{kind:?} {first} {count}: {:?}",
+                    clean.state.causes
+                );
+            }
+        }
+    }
 }
