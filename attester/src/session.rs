@@ -325,7 +325,7 @@ impl Session {
         let said = Said::from_result(&result);
         tracing::info!(%verifier, verdict = said.verdict.name(), expires = %said.expires, incomplete, "judged");
         for cause in &said.causes {
-            tracing::info!(%verifier, "{}: {}", cause.code, shown(&cause.detail));
+            tracing::info!(%verifier, "{}: {}", shown(&cause.code), shown(&cause.detail));
         }
         self.status.judged(&verifier, said.clone());
         self.keep_status();

@@ -122,16 +122,16 @@ impl Said {
     /// For people.
     pub(crate) fn lines(&self, verifier: &str) -> String {
         let release = match (&self.product, &self.release) {
-            (Some(product), Some(release)) => format!(", {product} {release}"),
+            (Some(product), Some(release)) => format!(", {} {}", shown(product), shown(release)),
             _ => String::new(),
         };
         let mut text = format!("{verifier}: {} until {}{release}\n", self.verdict.name(), self.expires);
         for Cause { code, detail } in &self.causes {
-            // A detail may hold a path that somebody chose: nothing in it moves the cursor.
-            text.push_str(&format!("  {code}: {}\n", shown(detail)));
+            // A detail may hold a path that somebody chose, and the rest is a verifier's: nothing in it moves the cursor.
+            text.push_str(&format!("  {}: {}\n", shown(code), shown(detail)));
         }
         for code in &self.tolerated {
-            text.push_str(&format!("  tolerated: {code}\n"));
+            text.push_str(&format!("  tolerated: {}\n", shown(code)));
         }
         text
     }
