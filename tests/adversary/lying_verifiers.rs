@@ -10,9 +10,9 @@ use evidence::{
     claims::{Claims, DeviceId, Nonce},
     cose::Sign1,
     envelope::Envelope,
-    epoch::Epoch,
+    epoch::{Closed, Epoch},
     pcr::sha256,
-    result::{Acknowledged, AttestationResult, Tier, TrustVector},
+    result::{Acknowledged, AttestationResult, ResultCause, Tier, TrustVector},
     verifier_keys::VerifierKeys,
     verifier_message::Purpose,
 };
@@ -272,6 +272,53 @@ async fn junk_on_every_topic_that_a_device_reads_changes_nothing_at_it() {
         })
         .await;
     assert_eq!(ended.status.code(), AFFIRMED, "{}", told(&ended));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_and_words_without_measure_from_a_verifier_crash_no_device() {
+    const MAX: u64 = u64::MAX;
+    let mut stage = Stage::set().await;
+    for (round, (issued, expires)) in [(0, MAX), (MAX - 1, MAX), (1 << 40, (1 << 40) + 1000)].into_iter().enumerate() {
+        let ended = stage
+            .once([round as u8 + 1; 32], async |stage, answer| {
+                for (number, period) in [(MAX, u32::MAX), (MAX, 0), (0, u32::MAX)] {
+                    let epoch = Epoch {
+                        number,
+                        period,
+                        nonce: [99; 32],
+                        closed: Some(Closed { number: MAX, random: [0; 32] }),
+                    };
+                    let epoch = stage.keys.request.seal(Purpose::Epoch, &epoch).unwrap();
+                    stage.party.publish(&format!("cs/1/epoch/{VERIFIER}"), &epoch).await;
+                }
+                let mut said = stage.result(answer, Tier::Affirming);
+                (said.issued, said.expires) = (issued, expires);
+                said.acknowledged = Acknowledged {
+                    reset: u32::MAX,
+                    restart: u32::MAX,
+                    boot_log: true,
+                    ima: MAX,
+                    runtime: MAX,
+                    pcr_values: true,
+                };
+                let words = "\u{1b}[2J\u{7}\n".repeat(2000);
+                said.causes = vec![ResultCause { code: words.clone(), detail: words.clone() }];
+                said.tolerated = vec![words.clone()];
+                said.release = Some((words.clone(), words.clone()));
+                (said.developer, said.build, said.policy) = (words.clone(), words.clone(), words);
+                let said = stage.sealed(&said);
+                stage.says("result", &said).await;
+                // Where a result like this does not count, this one does.
+                let plain = stage.sealed(&stage.result(answer, Tier::Affirming));
+                stage.says("result", &plain).await;
+            })
+            .await;
+        assert_eq!(ended.status.code(), AFFIRMED, "{issued} to {expires}: {}", told(&ended));
+        assert!(!ended.stdout.contains(&0x1B) && !ended.stderr.contains(&0x1B), "it commands no terminal");
+        let status = stage.host.runs(&["status"]).join().unwrap();
+        assert_eq!(status.status.code(), Some(0), "{}", told(&status));
+        assert!(!status.stdout.contains(&0x1B));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
