@@ -34,10 +34,13 @@ fn start(mut command: Command) -> Result<Child> {
     Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
 }
 
-/// Kills `unshare`, and with it what runs in its namespace: no child of this program, so nothing tells when it has ended.
+/// Kills what runs in the namespace, and `unshare`: neither may have got far. It is no child of this program, so nothing
+/// tells when it has ended.
 fn kill(mut child: Child) -> Done {
     let pid = child.id();
+    signal("-STOP", &pid.to_string())?;
     let inside = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    inside.split_whitespace().try_for_each(|inside| signal("-KILL", inside))?;
     child.kill()?;
     child.wait()?;
     for inside in inside.split_whitespace() {
@@ -49,6 +52,10 @@ fn kill(mut child: Child) -> Done {
         })?;
     }
     Ok(())
+}
+
+fn signal(name: &str, pid: &str) -> Done {
+    succeeded("kill", &Command::new("kill").args([name, pid]).output()?)
 }
 
 /// That no verdict was ever contraindicated.

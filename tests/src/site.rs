@@ -323,7 +323,9 @@ impl Site {
         ensure!(fleet.failed().is_empty(), "{:?}", fleet.failed());
         self.approve(&fleet.devices())?;
         fleet.order(|now| now.rounds = 1);
-        let affirmed = |book: &Book| book.results.last().is_some_and(|result| result.verdict == Tier::Affirming);
+        let affirmed = |book: &Book| {
+            !book.awaits_result && book.results.last().is_some_and(|result| result.verdict == Tier::Affirming)
+        };
         fleet.until("affirmed", PATIENCE, affirmed).await?;
         fleet.order(|now| *now = Orders { programs: now.programs, rounds: 1, ..orders });
         Ok(fleet)

@@ -18,6 +18,8 @@ const EPOCH: u32 = 4;
 /// Epochs of the outage.
 const OUTAGE: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the verifier is watched doing nothing.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// What each device and epoch costs where nothing is new.
 pub(crate) fn steady_state(length: Duration) -> Result<Figure> {
@@ -25,6 +27,9 @@ pub(crate) fn steady_state(length: Duration) -> Result<Figure> {
         let (mut site, epochs) = (Site::lay_out(EPOCH)?, (length.as_secs() / u64::from(EPOCH)).max(3) as usize);
         site.start_brokers()?;
         site.serve()?;
+        let started = cpu(site.verifier_pid()?)?;
+        tokio::time::sleep(IDLE).await;
+        let idle = cpu(site.verifier_pid()?)? - started;
         let orders = Orders { epochs: true, ..Orders::default() };
         let fleet = site.affirmed_fleet(site.place()?, DEVICES, orders).await?;
         // The epochs in which they were enrolled and approved are none of it, nor is the one that the measurement ends in.
@@ -52,6 +57,7 @@ pub(crate) fn steady_state(length: Duration) -> Result<Figure> {
                 "bytes_up_per_device_and_epoch": of(|traffic| traffic.bytes_up as f64),
                 "bytes_down_per_device_and_epoch": of(|traffic| traffic.bytes_down as f64),
                 "history_rows": rows, "evidence": costs.evidence,
+                "verifier_idle_cpu_percent": idle / IDLE.as_secs_f64() * 100.0,
                 "verifier_cpu_us_per_evidence": costs.verifier / costs.evidence as f64 * 1e6,
                 "broker_cpu_us_per_evidence": costs.brokers / costs.evidence as f64 * 1e6,
             }),

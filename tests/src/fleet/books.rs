@@ -94,6 +94,8 @@ pub struct Book {
     pub epoch: u64,
     /// Epochs that it saw open.
     pub epochs: usize,
+    /// Whether it asked for a challenge, or sent what must have a result, and has none yet.
+    pub awaits_result: bool,
     /// Questions for a challenge.
     pub hellos: u32,
     /// Connections that were subscribed.
@@ -174,6 +176,7 @@ impl Ledger {
             traffic: BTreeMap::new(),
             epoch: 0,
             epochs: 0,
+            awaits_result: false,
             hellos: 0,
             connections: 0,
             connected: false,

@@ -248,7 +248,7 @@ impl Device {
         let topic = UpTopic::Hello(self.soft.keys.device, self.place.verifier.clone());
         // What the connection does not take is asked for again.
         if link.publish(topic, hello).is_ok() {
-            self.ledger.up(bytes, |book| book.hellos += 1);
+            self.ledger.up(bytes, |book| (book.awaits_result, book.hellos) = (true, book.hellos + 1));
         }
         self.ask_at = Some(Instant::now() + self.wait());
     }
@@ -278,7 +278,11 @@ impl Device {
         if self.owed {
             self.ask_at = Some(Instant::now() + self.wait());
         }
-        self.ledger.up(bytes, |book| book.evidence.push(record));
+        let owed = self.owed;
+        self.ledger.up(bytes, |book| {
+            book.awaits_result = owed;
+            book.evidence.push(record);
+        });
     }
 
     fn message(&mut self, link: &Link, topic: &str, message: &[u8], orders: &Orders) {
@@ -353,7 +357,11 @@ impl Device {
             self.rounds_done += u64::from(self.in_round);
             (self.owed, self.in_round) = (false, false);
         }
-        self.ledger.down(message.len(), |book| book.results.push(received));
+        let owed = self.owed;
+        self.ledger.down(message.len(), |book| {
+            book.awaits_result = owed;
+            book.results.push(received);
+        });
     }
 }
 

@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     thread::available_parallelism,
     time::{Duration, Instant},
 };
@@ -275,7 +275,9 @@ impl Verifier {
         batch: &Arc<Vec<Message>>,
         round: Vec<Work>,
     ) -> Vec<(Work, Result<Step, StoreError>)> {
-        let cores = available_parallelism().map_or(1, usize::from);
+        // Asking the system reads files.
+        static CORES: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, usize::from));
+        let cores = *CORES;
         let share = round.len().div_ceil(cores).max(1);
         let tasks: Vec<_> = round
             .chunks(share)
