@@ -75,7 +75,12 @@ pub(crate) struct Kept {
 }
 
 /// What is kept of the enrolment at a broker, by its index in the configuration. Changes nothing.
-pub(crate) fn kept(broker: &Broker, at: usize, state: &StateDir) -> Result<Kept> {
+pub(crate) fn kept(broker: &Broker, at: usize, state: Option<&StateDir>) -> Result<Kept> {
+    let to_enrol_with = || broker.credentials.is_some().then(|| shared(broker)).transpose();
+    // A device that has never enrolled has no folder yet.
+    let Some(state) = state else {
+        return Ok(Kept { credentials: to_enrol_with()?, own: false, verifiers: Vec::new() });
+    };
     let files = Files::of(broker, at);
     let record: Record = state.read_json(&files.record)?.unwrap_or_default();
     let own = match state.read(&files.certificate)?.filter(|_| !record.configured_certificate) {
@@ -85,8 +90,7 @@ pub(crate) fn kept(broker: &Broker, at: usize, state: &StateDir) -> Result<Kept>
     let is_own = own.is_some() || record.configured_certificate;
     let credentials = match own {
         Some(own) => Some(own),
-        None if broker.credentials.is_some() => Some(shared(broker)?),
-        None => None,
+        None => to_enrol_with()?,
     };
     Ok(Kept { credentials, own: is_own, verifiers: record.verifiers })
 }

@@ -170,3 +170,16 @@ fn a_real_ima_list_leads_to_the_quote_and_every_file_in_it_is_judged() -> Done {
     assert!(codes.contains(&"log.mismatch".into()), "{codes:?}");
     Ok(())
 }
+
+#[test]
+fn doctor_finds_nothing_amiss_with_a_device_that_is_to_enrol_nor_with_one_that_has() -> Done {
+    let deployment = Deployment::start()?;
+    for (when, whose) in [("before", "the certificate to enrol with"), ("after", "this device's certificate")] {
+        let doctor = deployment.attester(&["doctor"])?;
+        assert_eq!(doctor.status.code(), Some(0), "{when}: {}", exit(&doctor));
+        let text = String::from_utf8(doctor.stdout)?;
+        assert!(text.contains(&format!("and takes {whose}")), "{when}: {text}");
+        succeeded("enrol", &deployment.attester(&["enrol"])?)?;
+    }
+    Ok(())
+}

@@ -48,9 +48,8 @@ pub(super) fn look(config: &Config, state: Option<&StateDir>) -> Vec<Line> {
     let verifiers = verifiers.or_else(|| pinned::check(config).ok()).unwrap_or_default();
     let mut lines = Vec::new();
     for (at, broker) in config.brokers.iter().enumerate() {
-        let kept = state.map(|state| kept(broker, at, state)).transpose();
-        let kept = match kept {
-            Ok(kept) => kept.unwrap_or_else(|| Kept { credentials: None, own: false, verifiers: Vec::new() }),
+        let kept = match kept(broker, at, state) {
+            Ok(kept) => kept,
             Err(error) => {
                 lines.push(Line::fail(name(broker), told(&error), "correct `[broker]`, or remove the file"));
                 continue;
