@@ -29,7 +29,7 @@ use std::{
 };
 
 use evidence::claims::DeviceId;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::{broadcast, oneshot};
 
 pub use backup::{BackupError, backup};
@@ -214,10 +214,17 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        connection.set_prepared_statement_cache_capacity(64);
+        prepare_once(&connection)?;
         Ok(connection)
     };
     open().map_err(|error| StoreError::database(path, &error))
+}
+
+/// Keeps statements as they were prepared. Without the stability guarantee, SQLite plans anew whenever a value is bound to
+/// a statement about a table with partial indexes: three times the cost of the statement.
+fn prepare_once(connection: &Connection) -> Sql<()> {
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 fn connect_reader(path: &Path) -> Result<Connection, StoreError> {
@@ -225,7 +232,7 @@ fn connect_reader(path: &Path) -> Result<Connection, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(Duration::from_secs(10))?;
-        connection.set_prepared_statement_cache_capacity(64);
+        prepare_once(&connection)?;
         Ok(connection)
     };
     open().map_err(|error| StoreError::database(path, &error))

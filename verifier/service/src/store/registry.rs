@@ -334,7 +334,7 @@ pub(super) fn note_in_history(
 }
 
 /// A registration and the state that evidence left: one look-up for each message.
-const KNOWN: &str = "SELECT d.n, d.product, r.ak, r.ek_class, r.manufacturer, r.first_seen, r.revoked_why, r.generation, \
+pub(super) const KNOWN: &str = "SELECT d.n, d.product, r.ak, r.ek_class, r.manufacturer, r.first_seen, r.revoked_why, r.generation, \
      r.since, r.approved_at, r.key_changed, r.uncertified, r.denied_code, r.denied_why, r.denied_at, \
      r.revoked_at, s.state \
      FROM device d JOIN registration r ON r.device = d.n LEFT JOIN device_state s ON s.device = d.n WHERE d.id = ?1";

@@ -569,3 +569,16 @@ fn commit_until_killed(path: &Path) {
         held = Some(clock);
     }
 }
+
+#[test]
+fn a_statement_is_planned_once_however_often_it_is_used() {
+    let (_folder, store) = store();
+    store.register(registration(1)).unwrap();
+    for clock in 1..4 {
+        assert_eq!(commit(&store, accepted(1, clock, (clock > 1).then(|| clock - 1))), Committed::Done);
+        assert!(store.known(id(1)).unwrap().is_some());
+    }
+    let planned_again =
+        |c: &Connection| Ok(c.prepare_cached(registry::KNOWN)?.get_status(rusqlite::StatementStatus::RePrepare));
+    assert_eq!(store.read(planned_again).unwrap(), 0);
+}
