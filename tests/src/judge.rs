@@ -108,7 +108,8 @@ impl Judge {
             verifier: &self.verifier,
             epochs: &self.epochs,
             last,
-            since: self.state.as_ref().map_or(0, |state| state.since).max(self.since),
+            since: self.since,
+            cleared: self.state.as_ref().map_or(0, |state| state.since),
             now: self.now,
         };
         let fresh = Fresh::check(authentic, &accepts).map_err(NotJudged::Stale)?;

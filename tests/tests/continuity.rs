@@ -596,6 +596,16 @@ fn a_verdict_lasts_no_shorter_for_an_epoch_that_opened_before_the_last_request()
 }
 
 #[test]
+fn a_nonce_of_an_earlier_generation_is_refused_whatever_evidence_it_names() {
+    let mut pair = Pair::seen();
+    let old = pair.judge.challenge_after_last();
+    pair.pass(1);
+    pair.judge.since = pair.judge.now;
+    let message = pair.device.attest(&[old], Attach::Nothing);
+    assert_eq!(pair.judge.take(&message).unwrap_err(), NotJudged::Stale(Stale::Generation));
+}
+
+#[test]
 fn a_nonce_of_an_earlier_generation_is_refused_and_one_of_this_is_not() {
     let mut pair = Pair::new();
     let old = pair.judge.challenge();

@@ -195,8 +195,10 @@ pub struct Accepts<'a> {
     /// The last accepted evidence of the device.
     pub last: Option<&'a Last>,
     /// Nonces that were issued, and epochs that opened, before this instant are not accepted: the latest of when the
-    /// device's keys were last replaced, when the store was restored, and [`crate::DeviceState::since`].
+    /// device's keys were last replaced and when the store was restored.
     pub since: UnixSeconds,
+    /// The same, for the TPM that was cleared: [`crate::DeviceState::since`].
+    pub cleared: UnixSeconds,
     /// Now.
     pub now: UnixSeconds,
 }
@@ -235,8 +237,9 @@ impl Accepts<'_> {
             Basis::Request { issued } if self.now > issued.saturating_add(CHALLENGE_LIFETIME) => Err(Stale::Expired),
             // Of a clock that was ahead once: a verdict would count from a time that has not come.
             Basis::Request { issued } if issued > self.now.saturating_add(AHEAD) => Err(Stale::Expired),
+            basis if basis.not_older_than() < self.since => Err(Stale::Generation),
             // A TPM that was cleared in this second voids the nonces of this second, but for one that names what showed it.
-            basis if basis.not_older_than().saturating_add(u64::from(answered.after_last)) < self.since => {
+            basis if basis.not_older_than().saturating_add(u64::from(answered.after_last)) < self.cleared => {
                 Err(Stale::Generation)
             }
             _ => Ok(()),

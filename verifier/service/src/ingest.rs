@@ -437,7 +437,8 @@ impl Verifier {
             verifier: &self.keys.root(),
             epochs: &self.calendar.accepted(now),
             last: state.as_ref().map(|state| &state.last),
-            since: since(&registration, state.as_ref(), self.calendar.void_before()),
+            since: registration.since.max(self.calendar.void_before()),
+            cleared: state.as_ref().map_or(0, |state| state.since),
             now,
         };
         match Fresh::check(authentic, &accepts) {
@@ -611,11 +612,6 @@ impl Verifier {
             tracing::warn!("{kind}: {}", what());
         }
     }
-}
-
-/// From when on nonces count: the device's registration, the store and its TPM each began anew once.
-fn since(registration: &Registration, state: Option<&DeviceState>, restored: UnixSeconds) -> UnixSeconds {
-    registration.since.max(restored).max(state.map_or(0, |state| state.since))
 }
 
 /// Whether a device learns nothing from the result: it answered an epoch, attached nothing, and everything is as before.
