@@ -915,6 +915,32 @@ mod tests {
     }
 
     #[test]
+    fn a_device_with_certificates_sheds_none_of_them_by_enrolling_as_one_that_has_none() {
+        let office = office();
+        let device = office.enrolled(presentation(&ak(1)));
+        // Its id is listed for the sake of its product.
+        let listed = Allowed { digest: device.0, product: Some("acme/router".to_owned()) };
+        office.verifier.store.allow(vec![listed], "test", NOW).unwrap();
+        let bare = |byte| {
+            let mut bare = presentation(&ak(byte));
+            bare.certificates.clear();
+            bare
+        };
+        let holds = || {
+            let known = office.registration(device);
+            assert_eq!((known.manufacturer.as_str(), known.uncertified), ("id:00001014", false));
+            let (kept, _) = office.verifier.store.endorsed(Place::default(), 9).unwrap();
+            assert_eq!(kept[0].certificates.len(), 2, "held against CRLs and deny lists as before");
+        };
+        assert_eq!(office.enrolled(bare(1)), device);
+        holds();
+        office.verifier.store.revoke(device, "resold", "test", NOW).unwrap();
+        office.verifier.store.approve(device, None, "test", NOW).unwrap();
+        assert_eq!(office.enrolled(bare(2)), device);
+        holds();
+    }
+
+    #[test]
     fn the_certificate_of_the_attestation_key_says_what_was_proved() {
         let office = office();
         let presented = presentation(&ak(1));

@@ -270,6 +270,11 @@ fn write_keys(c: &Connection, n: i64, new: &NewRegistration) -> Sql<()> {
     for ek in &new.eks {
         c.execute("INSERT OR IGNORE INTO ek (digest, device) VALUES (?1, ?2)", params![ek, n])?;
     }
+    // Whoever was vouched for by certificates stays held against CRLs and deny lists by them, though he shows none now.
+    let sheds = "SELECT ?2 AND NOT uncertified FROM registration WHERE device = ?1";
+    if c.query_row(sheds, params![n, new.uncertified], |row| row.get(0))? {
+        return Ok(());
+    }
     c.execute(
         "UPDATE registration SET ek_class = ?2, manufacturer = ?3, uncertified = ?4 WHERE device = ?1",
         params![n, class_number(new.ek_class), new.manufacturer, new.uncertified],
