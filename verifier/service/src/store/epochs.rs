@@ -118,6 +118,8 @@ impl Store {
 /// time may outlast it. Secrets go, for nonces that were issued with a later time would be good until then.
 fn accept_clock(c: &Connection, now: UnixSeconds) -> Sql<()> {
     set_clock(c, now)?;
+    // When the store was restored, too: nothing issued before that counts.
+    c.execute("UPDATE mark SET at = ?1 WHERE at > ?1", [signed(now)])?;
     c.execute("DELETE FROM secret", [])?;
     c.execute("DELETE FROM enrolment_key", [])?;
     for column in ["since", "approved_at", "revoked_at", "key_changed", "denied_at"] {
@@ -299,6 +301,19 @@ mod tests {
         assert_eq!(store.state(id(2)).unwrap().unwrap(), right.appraisal.state);
         assert_ne!(store.secret("challenge").unwrap(), secret, "nonces from the future are nobody's");
         assert_eq!(store.epochs().unwrap().latest, NOW + 10);
+    }
+
+    #[test]
+    fn a_restore_by_a_clock_that_was_ahead_voids_nothing_until_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let year = 365 * 24 * 3600;
+        let mark = "INSERT OR REPLACE INTO mark (name, at) VALUES ('restored', ?1)";
+        for (restored, stands) in [(NOW + year, NOW + 10), (NOW + 5, NOW + 5)] {
+            store.write(1, move |c| c.execute(mark, [signed(restored)])).unwrap();
+            store.accept_clock(NOW + 10).unwrap();
+            assert_eq!(store.restored_at().unwrap(), Some(stands));
+        }
     }
 
     #[test]
