@@ -278,10 +278,12 @@ mod tests {
     fn a_root_that_changes_its_class_changes_that_of_its_devices() {
         let fleet = Fleet::new();
         assert_eq!(class(&fleet), EkClass::Software);
+        let before = fleet.rules("");
         let roots = fleet.lists.path().join("ek_roots");
         for name in ["issuer.pem", "root.pem"] {
             fs::rename(roots.join("software").join(name), roots.join(name)).unwrap();
         }
+        assert!(!before.roots.decide_as(&fleet.rules("").roots), "the fleet is looked at when this is read");
         assert_eq!(fleet.look(""), [fleet.certified]);
         assert_eq!(class(&fleet), EkClass::Hardware);
         assert_eq!(fleet.look(""), []);

@@ -169,7 +169,11 @@ impl EkRoots {
                 }
             }
         }
-        let mut content: Vec<u8> = all.roots.iter().flat_map(|root| root.fingerprint).collect();
+        let mut content = Vec::new();
+        for root in &all.roots {
+            content.extend(root.fingerprint);
+            content.push(u8::from(root.class == RootClass::Hardware));
+        }
         for crl in crl::load(&dir.join(CRLS), &all.roots)? {
             content.extend(crl.digest);
             all.crls.push(crl.list);
