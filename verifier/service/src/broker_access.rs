@@ -7,7 +7,10 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -63,6 +66,8 @@ pub struct Access {
     acl: PathBuf,
     crl: PathBuf,
     ca: Option<BrokerCa>,
+    /// A file has changed that the broker was not told of.
+    news: AtomicBool,
 }
 
 impl Access {
@@ -72,7 +77,7 @@ impl Access {
     /// [`CertificateError`] where the CA's files cannot be used.
     pub fn from_config(broker: &Broker) -> Result<Self, CertificateError> {
         let ca = BrokerCa::load(&broker.device_ca, &broker.ca_key)?;
-        Ok(Self { acl: broker.acl.clone(), crl: broker.crl.clone(), ca })
+        Ok(Self { acl: broker.acl.clone(), crl: broker.crl.clone(), ca, news: AtomicBool::default() })
     }
 
     /// Brings both files up to date; says whether either has changed. Files that are not there belong to another kind of
@@ -81,8 +86,18 @@ impl Access {
     /// # Errors
     /// [`AccessError`] names the file.
     pub fn update(&self, shut_out: &ShutOut, now: UnixSeconds) -> Result<bool, AccessError> {
-        let rules = self.update_rules(&shut_out.devices)?;
-        Ok(self.update_list(&shut_out.certificates, now)? || rules)
+        let (rules, list) = (self.update_rules(&shut_out.devices), self.update_list(&shut_out.certificates, now));
+        if [&rules, &list].iter().any(|update| matches!(update, Ok(true))) {
+            self.news.store(true, Ordering::Relaxed);
+        }
+        rules.and(list)?;
+        Ok(self.has_news())
+    }
+
+    /// Whether the broker has something to read again that an update left behind; once. One file that cannot be written
+    /// keeps it from none of the other.
+    fn has_news(&self) -> bool {
+        self.news.swap(false, Ordering::Relaxed)
     }
 
     /// Brings both files to where the store is, unless that is where they were `before`.
@@ -176,15 +191,20 @@ pub async fn keep(
 ) {
     let access = Arc::new(access);
     loop {
-        let (access, before) = (Arc::clone(&access), known.clone());
-        match store.off_thread(move |store| access.catch_up(store, before.as_ref(), clock())).await {
+        let (this, before) = (Arc::clone(&access), known.clone());
+        match store.off_thread(move |store| this.catch_up(store, before.as_ref(), clock())).await {
             Ok((shut_out, changed)) => {
                 known = Some(shut_out);
                 if changed {
                     reload.notify_one();
                 }
             }
-            Err(error) => tracing::error!("the broker does not know yet who is shut out: {error}"),
+            Err(error) => {
+                tracing::error!("the broker does not know yet who is shut out: {error}");
+                if access.has_news() {
+                    reload.notify_one();
+                }
+            }
         }
         drop(timeout(LOOK_AGAIN, changed.notified()).await);
     }
@@ -204,7 +224,7 @@ mod tests {
         let ca = BrokerCa::make(Kind::Devices, NOW).unwrap().0;
         fs::write(&crl, ca.revocation_list(&[], NOW - CLOCK_SKEW).unwrap()).unwrap();
         fs::write(&acl, "pattern read cs/1/keys/+\n").unwrap();
-        Access { acl, crl, ca: Some(ca) }
+        Access { acl, crl, ca: Some(ca), news: AtomicBool::default() }
     }
 
     fn shut_out(devices: &[u8]) -> ShutOut {
@@ -245,6 +265,20 @@ mod tests {
         fs::remove_file(&access.crl).unwrap();
         assert!(!access.update(&shut_out(&[1]), NOW).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn rules_that_are_written_are_read_though_the_list_cannot_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = access(dir.path());
+        fs::remove_file(&access.crl).unwrap();
+        fs::create_dir(&access.crl).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(access.update(&shut_out(&[1]), NOW), Err(AccessError::Io { .. })));
+            assert!(fs::read_to_string(&access.acl).unwrap().contains("topic deny #"));
+        }
+        assert!(access.has_news(), "the broker is to be told");
+        assert!(!access.has_news(), "once");
     }
 
     #[test]
