@@ -27,7 +27,7 @@ use crate::{
     },
     ingest::Verifier,
     issuer::HandOut,
-    limits::{ENROL_CLIENT_RATE, ENROL_RATE, MAX_RATED_CLIENTS},
+    limits::{CERTIFICATE_RATE, ENROL_CLIENT_RATE, ENROL_RATE, MAX_RATED_CLIENTS, MAX_RATED_DEVICES},
     mqtt::Outgoing,
     rate::Limiter,
     store::{Endorsement, NewRegistration, Registered, Registration, StoreError, identity_cause},
@@ -38,6 +38,7 @@ use crate::{
 pub struct Desk {
     by_client: Limiter<String>,
     all: Limiter<()>,
+    certificates: Limiter<DeviceId>,
     keys: Mutex<Vec<(u64, hmac::Key)>>,
 }
 
@@ -46,6 +47,7 @@ impl Default for Desk {
         Self {
             by_client: Limiter::new(ENROL_CLIENT_RATE, MAX_RATED_CLIENTS),
             all: Limiter::new(ENROL_RATE, 1),
+            certificates: Limiter::new(CERTIFICATE_RATE, MAX_RATED_DEVICES),
             keys: Mutex::default(),
         }
     }
@@ -204,6 +206,11 @@ impl Verifier {
         if self.admit == Admit::Approval && !admitted {
             let why = "enrolled; an operator has to approve this device before it gets a certificate: try again later";
             return Err(Refusal::new("identity.not-approved", why).into());
+        }
+        // The same proof may come again and again. Each certificate is remembered, and told in the log.
+        if !self.enrolment.certificates.allows(device, Instant::now()) {
+            let why = "enrolled; this device was given many certificates for the broker of late: try again later";
+            return Err(Refusal::new("identity.certificate-pending", why).into());
         }
         let certificate = self.certificate(device, &presented.connection)?;
         self.metrics.enrolment(outcome);
@@ -938,6 +945,18 @@ mod tests {
         office.verifier.store.approve(device, None, "test", NOW).unwrap();
         assert_eq!(office.enrolled(bare(2)), device);
         holds();
+    }
+
+    #[test]
+    fn one_device_is_given_certificates_at_a_rate_and_takes_nothing_from_the_others() {
+        let office = office();
+        let maker = Maker::new(&office);
+        let activation = office.activation(presentation(&ak(1)), NOW / 3600);
+        let enrolled = |answer| matches!(answer, Answer::Outcome(Outcome::Enrolled { .. }));
+        let given = (0..50).filter(|_| enrolled(office.send(&activation))).count();
+        assert_eq!(given, CERTIFICATE_RATE.burst as usize);
+        assert_eq!(office.refusal(&activation), "identity.certificate-pending");
+        office.enrolled(maker.presentation(&KeyPair::generate().unwrap(), &ak(2)));
     }
 
     #[test]

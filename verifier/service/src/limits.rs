@@ -88,6 +88,9 @@ pub const CONTINUE_RATE: Rate = Rate { burst: 64, every: Duration::from_millis(2
 pub const ENROL_CLIENT_RATE: Rate = Rate { burst: 6, every: Duration::from_secs(5) };
 /// Enrolment messages of all: each costs certificate paths and an encryption, a millisecond or two.
 pub const ENROL_RATE: Rate = Rate { burst: 200, every: Duration::from_millis(20) };
+/// Certificates for the broker that one device is given: a device without memory takes one at each start. All are remembered
+/// until they end, to be revoked with it: some two thousand at this rate.
+pub const CERTIFICATE_RATE: Rate = Rate { burst: 32, every: Duration::from_secs(3600) };
 /// Lines in the log about one kind of refusal.
 pub const LOG_RATE: Rate = Rate { burst: 5, every: Duration::from_secs(10) };
 
