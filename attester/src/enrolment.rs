@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use crate::{
     Usage,
     attest::Attester,
-    link::{Credentials, Endpoint, Link, LinkEvent, Up as LinkUp},
+    link::{Credentials, Endpoint, Link, LinkEvent, Trouble, Up as LinkUp},
     pinned::{Pinned, SPKI_P256_PREFIX},
     state::{Readers, StateDir, random},
     told,
@@ -83,10 +83,8 @@ pub(crate) fn kept(broker: &Broker, at: usize, state: Option<&StateDir>) -> Resu
     };
     let files = Files::of(broker, at);
     let record: Record = state.read_json(&files.record)?.unwrap_or_default();
-    let own = match state.read(&files.certificate)?.filter(|_| !record.configured_certificate) {
-        Some(certificate) if state.path(KEY).exists() => Some(credentials(certificate, &connection_key(state)?)),
-        _ => None,
-    };
+    let certificate = state.read(&files.certificate)?.filter(|_| !record.configured_certificate);
+    let own = certificate.zip(kept_key(state)?).map(|(certificate, key)| credentials(certificate, &key));
     let is_own = own.is_some() || record.configured_certificate;
     let credentials = match own {
         Some(own) => Some(own),
@@ -101,8 +99,11 @@ struct Record {
     device: String,
     /// Key ids of the verifiers that registered the device, hexadecimal.
     verifiers: Vec<String>,
-    /// No verifier hands out certificates for this broker: the configured one is the device's own.
+    /// No verifier handed out a certificate for this broker: the configured one is the device's own.
     configured_certificate: bool,
+    /// A verifier that did not answer then may do so still.
+    #[serde(default)]
+    awaited: bool,
 }
 
 /// A verifier that does not register this device.
@@ -130,7 +131,7 @@ pub(crate) async fn ensure(
     let device = worker.call(|attester| attester.device()).await?;
     let key = connection_key(state)?;
     let files = Files::of(broker, at);
-    let before = Before::read(state, &files, &device.to_string(), &key, renew)?;
+    let mut before = Before::read(state, &files, &device.to_string(), &key, renew)?;
     let (registered, mut missing) = before.divide(Pinned::all(config, state)?, at);
     if missing.is_empty() {
         let credentials = before.credentials(broker, &key)?;
@@ -144,24 +145,29 @@ pub(crate) async fn ensure(
             tracing::error!("not enrolled with every verifier: {}", told(&error));
             Vec::new()
         }
+        // Of a broker or a CA that was here before this one: an installation that was made anew.
+        Err(error) if door.is_own && broker.credentials.is_some() && is_refused(&error) => {
+            tracing::warn!("{}; enrolling with the configured certificate", told(&error));
+            before.own = None;
+            let door = before.door(broker, state, device, &key, some)?;
+            door.enrol_all(&mut missing, state, worker, &key).await?
+        }
         done => done?,
     };
     let complete = done.len() == missing.len();
     let known = registered.iter().map(|verifier| verifier.id).chain(done.iter().map(|(id, _)| *id));
-    let verifiers = known.map(|id| HEXLOWER.encode(&id.0)).collect();
-    // What is in use goes on being used.
-    let new = done.into_iter().map(|(_, certificate)| certificate).find(|certificate| !some && !certificate.is_empty());
-    let configured_certificate = if some { before.record.configured_certificate } else { new.is_none() };
-    let credentials = match new {
-        Some(certificate) => {
-            state.write(&files.certificate, certificate.as_bytes(), Readers::All)?;
-            credentials(certificate.into_bytes(), &key)
-        }
-        None if some => before.credentials(broker, &key)?,
-        None => shared(broker)?,
-    };
-    state.write_json(&files.record, &Record { device: device.to_string(), verifiers, configured_certificate })?;
-    Ok(Enrolled { device, credentials, before: some, complete })
+    let known = known.map(|id| HEXLOWER.encode(&id.0)).collect();
+    let handed_out = done.into_iter().map(|(_, certificate)| certificate).find(|certificate| !certificate.is_empty());
+    if let Some(certificate) = before.go_on(&device.to_string(), known, complete, some, handed_out) {
+        state.write(&files.certificate, &certificate, Readers::All)?;
+        before.own = Some(certificate);
+    }
+    state.write_json(&files.record, &before.record)?;
+    Ok(Enrolled { device, credentials: before.credentials(broker, &key)?, before: some, complete })
+}
+
+fn is_refused(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Trouble>().is_some_and(Trouble::is_about_credentials)
 }
 
 /// What stands of enrolments before at one broker, where that is enough to connect. Asks nobody.
@@ -197,7 +203,8 @@ impl Before {
     fn read(state: &StateDir, files: &Files, device: &str, key: &[u8], renew: bool) -> Result<Self> {
         let record: Record = state.read_json(&files.record)?.unwrap_or_default();
         let record = if record.device == device { record } else { Record::default() };
-        let own = state.read(&files.certificate)?.filter(|_| !record.verifiers.is_empty() && !renew);
+        let is_own = !record.verifiers.is_empty() && !record.configured_certificate && !renew;
+        let own = state.read(&files.certificate)?.filter(|_| is_own);
         let standing = own.as_deref().map_or(Standing::None, |pem| Standing::of(pem, key, now()));
         let usable = standing == Standing::Good || (record.configured_certificate && !renew);
         Ok(Self { record, own, standing, usable })
@@ -210,6 +217,28 @@ impl Before {
         pinned.into_iter().filter(|verifier| verifier.broker == at).partition(registered)
     }
 
+    /// After an enrolment: what the record says from now on, and the certificate that was handed out, where it is to be
+    /// used. What is in use goes on being used. `some`: there were verifiers that nothing had to be done for.
+    fn go_on(
+        &mut self,
+        device: &str,
+        known: Vec<String>,
+        complete: bool,
+        some: bool,
+        handed_out: Option<String>,
+    ) -> Option<Vec<u8>> {
+        let Record { configured_certificate, awaited, .. } = self.record;
+        let new = handed_out.filter(|_| !some || awaited);
+        let configured_certificate = match (&new, some) {
+            (Some(_), _) => false,
+            (None, true) => configured_certificate,
+            (None, false) => self.own.is_none() || self.standing == Standing::None,
+        };
+        let awaited = configured_certificate && !complete && (!some || awaited);
+        self.record = Record { device: device.to_owned(), verifiers: known, configured_certificate, awaited };
+        new.map(String::into_bytes)
+    }
+
     fn credentials(&self, broker: &Broker, key: &[u8]) -> Result<Credentials> {
         match &self.own {
             Some(certificate) if !self.record.configured_certificate => Ok(credentials(certificate.clone(), key)),
@@ -219,7 +248,7 @@ impl Before {
 
     /// `in_use`: some verifiers did register the device, whose own place at the broker is theirs then.
     fn door(&self, broker: &Broker, state: &StateDir, device: DeviceId, key: &[u8], in_use: bool) -> Result<Door> {
-        let stranger = in_use && !self.record.configured_certificate && broker.credentials.is_some();
+        let stranger = in_use && broker.credentials.is_some();
         let own = self.own.clone().filter(|_| !stranger && self.standing != Standing::None);
         Door::new(broker, state, device, own, key)
     }
@@ -296,17 +325,27 @@ fn leaf(pem: &[u8]) -> Result<Certificate> {
     Certificate::from_der(&der).context("no X.509 certificate")
 }
 
-/// The key of the broker connection, PKCS#8; made once.
+/// The key of the broker connection, PKCS#8; made once. One that a broken disk left unreadable is made anew: a certificate
+/// for it does not stand any more then, and the device enrols once more.
 fn connection_key(state: &StateDir) -> Result<Zeroizing<Vec<u8>>> {
-    if let Some(pem) = state.read(KEY)?.map(Zeroizing::new) {
-        let key = PrivatePkcs8KeyDer::from_pem_slice(&pem)
-            .with_context(|| format!("{} holds no PKCS#8 key: remove it", state.path(KEY).display()))?;
-        return Ok(Zeroizing::new(key.secret_pkcs8_der().to_vec()));
+    if let Some(key) = kept_key(state)? {
+        return Ok(key);
     }
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
         .map_err(|_| anyhow!("the system gives no random bytes for a key"))?;
     let key = Zeroizing::new(key.as_ref().to_vec());
     state.write(KEY, pem("PRIVATE KEY", &key).as_bytes(), Readers::Owner)?;
+    Ok(key)
+}
+
+/// The key, if there is one that can be used.
+fn kept_key(state: &StateDir) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let Some(pem) = state.read(KEY)?.map(Zeroizing::new) else { return Ok(None) };
+    let key = PrivatePkcs8KeyDer::from_pem_slice(&pem).ok();
+    let key = key.map(|key| Zeroizing::new(key.secret_pkcs8_der().to_vec())).filter(|key| spki_of(key).is_ok());
+    if key.is_none() {
+        tracing::warn!("{} holds no P-256 key: it is not used", state.path(KEY).display());
+    }
     Ok(key)
 }
 
@@ -327,7 +366,7 @@ fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
 /// SubjectPublicKeyInfo of a PKCS#8 P-256 key.
 fn spki_of(pkcs8: &[u8]) -> Result<Vec<u8>> {
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8, &SystemRandom::new())
-        .map_err(|_| anyhow!("the key of the broker connection is no P-256 key: remove {KEY} from the state folder"))?;
+        .map_err(|_| anyhow!("the key of the broker connection is no P-256 key"))?;
     Ok([&SPKI_P256_PREFIX[..], pair.public_key().as_ref()].concat())
 }
 
@@ -336,10 +375,13 @@ struct Door {
     client: Name,
     endpoint: Endpoint,
     device: DeviceId,
+    /// Whether it comes with its own certificate.
+    is_own: bool,
 }
 
 impl Door {
     fn new(broker: &Broker, state: &StateDir, device: DeviceId, own: Option<Vec<u8>>, key: &[u8]) -> Result<Self> {
+        let is_own = own.is_some();
         let (client, credentials, (host, port)) = match own {
             Some(certificate) => {
                 let place = (broker.host.clone(), broker.port);
@@ -350,7 +392,7 @@ impl Door {
         let broker = &Broker { host, port, ..broker.clone() };
         let filters = vec![format!("cs/1/enrol/{client}/down/+"), "cs/1/keys/+".to_owned()];
         let endpoint = Endpoint::new(broker, client.as_str(), &credentials, filters)?;
-        Ok(Self { client, endpoint, device })
+        Ok(Self { client, endpoint, device, is_own })
     }
 
     /// Enrols with each verifier in turn; returns those that registered the device, with the certificates that they hand
@@ -567,6 +609,68 @@ mod tests {
         assert_eq!(spki_of(&key).unwrap().len(), SPKI_P256_PREFIX.len() + 65);
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(state.path(KEY)).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_connection_key_that_does_not_read_is_made_anew_and_nobody_has_to_remove_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        for broken in [&b""[..], b"no PEM", pem("PRIVATE KEY", &[0x30, 0]).as_bytes()] {
+            state.write(KEY, broken, Readers::Owner).unwrap();
+            assert!(kept_key(&state).unwrap().is_none());
+            assert_eq!(*state.read(KEY).unwrap().unwrap(), *broken, "whoever looks changes nothing");
+            let key = connection_key(&state).unwrap();
+            assert_eq!(*connection_key(&state).unwrap(), *key);
+        }
+    }
+
+    const DEVICE: &str = "d";
+
+    fn before(record: Record, own: Option<&[u8]>, standing: Standing) -> Before {
+        let usable = standing == Standing::Good || record.configured_certificate;
+        Before { record, own: own.map(<[u8]>::to_vec), standing, usable }
+    }
+
+    fn ids(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_certificate_is_taken_from_a_verifier_that_comes_later_than_one_that_hands_out_none() {
+        let mut device = before(Record::default(), None, Standing::None);
+        assert_eq!(device.go_on(DEVICE, ids(&["b"]), false, false, None), None);
+        assert!(device.record.configured_certificate && device.record.awaited);
+        // It stays with the configured certificate, and then the other verifier is there.
+        assert_eq!(device.go_on(DEVICE, ids(&["b"]), false, true, None), None);
+        let new = device.go_on(DEVICE, ids(&["a", "b"]), true, true, Some("pem".to_owned()));
+        assert_eq!(new.as_deref(), Some(b"pem".as_slice()));
+        assert!(!device.record.configured_certificate && !device.record.awaited);
+    }
+
+    #[test]
+    fn a_configured_certificate_that_is_the_devices_own_stays_in_use() {
+        let mut device = before(Record::default(), None, Standing::None);
+        assert_eq!(device.go_on(DEVICE, ids(&["a"]), true, false, None), None);
+        assert_eq!(device.go_on(DEVICE, ids(&["a"]), false, true, None), None);
+        assert_eq!(device.go_on(DEVICE, ids(&["a", "b"]), true, true, Some("pem".to_owned())), None);
+        assert!(device.record.configured_certificate);
+    }
+
+    #[test]
+    fn an_old_certificate_goes_on_where_whoever_renews_it_is_away() {
+        let record = Record { verifiers: ids(&["a", "b"]), ..Record::default() };
+        let mut device = before(record, Some(b"old"), Standing::Old);
+        assert_eq!(device.go_on(DEVICE, ids(&["b"]), false, false, None), None);
+        assert!(!device.record.configured_certificate);
+        let key = [0; 4];
+        let broker = Broker {
+            host: "b".to_owned(),
+            port: 1,
+            enrolment: ("b".to_owned(), 1),
+            ca: "/nonexistent".into(),
+            credentials: None,
+        };
+        assert_eq!(device.credentials(&broker, &key).unwrap().certificate, b"old");
     }
 
     #[test]

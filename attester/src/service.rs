@@ -62,8 +62,8 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
     let Some(device) = enrolled.iter().flatten().map(|enrolled| enrolled.device).next() else { return Ok(()) };
     tracing::info!(%device, "running");
     let session = Session::open(config, &state, &worker, device, true, events.clone())?;
-    let renewed = vec![None; enrolled.len()];
-    let mut service = Service { config, state, worker, session, enrolled, renewed, events };
+    let (renewed, seeking) = (vec![None; enrolled.len()], vec![false; enrolled.len()]);
+    let mut service = Service { config, state, worker, session, enrolled, renewed, seeking, events };
     service.connect_all();
     service.serve(&mut happening).await
 }
@@ -96,6 +96,8 @@ struct Service<'a> {
     enrolled: Vec<Option<Enrolled>>,
     /// By broker, when its certificate was last to be renewed.
     renewed: Vec<Option<Instant>>,
+    /// By broker, whether the device goes on enrolling there until every verifier knows it.
+    seeking: Vec<bool>,
     events: mpsc::Sender<Event>,
 }
 
@@ -103,9 +105,7 @@ impl Service<'_> {
     fn connect_all(&mut self) {
         for broker in 0..self.enrolled.len() {
             self.connect(broker);
-            if !self.enrolled[broker].as_ref().is_some_and(|enrolled| enrolled.complete) {
-                self.enrol_meanwhile(broker);
-            }
+            self.seek(broker);
         }
     }
 
@@ -113,7 +113,23 @@ impl Service<'_> {
         let Some(enrolled) = &self.enrolled[broker] else { return };
         match endpoint(self.config, broker, enrolled) {
             Ok(place) => self.session.connect(broker, place.after_others(self.state.path(TURN))),
-            Err(error) => tracing::error!("{}", told(&error)),
+            Err(error) => {
+                tracing::error!("{}; trying again in {} s", told(&error), LONGEST_PAUSE.as_secs());
+                let (enrolled, events) = (enrolled.clone(), self.events.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(LONGEST_PAUSE).await;
+                    // Nobody listens any more: the program ends.
+                    drop(events.send(Event::Enrolled(broker, Ok(enrolled))).await);
+                });
+            }
+        }
+    }
+
+    /// Goes on enrolling at a broker where a verifier is missing, beside what else goes on.
+    fn seek(&mut self, broker: usize) {
+        let complete = self.enrolled[broker].as_ref().is_some_and(|enrolled| enrolled.complete);
+        if !complete && !std::mem::replace(&mut self.seeking[broker], true) {
+            self.enrol_meanwhile(broker);
         }
     }
 
@@ -158,8 +174,10 @@ impl Service<'_> {
     fn enrolled(&mut self, broker: usize, enrolled: Result<Enrolled>) -> Result<()> {
         match enrolled {
             Ok(enrolled) => {
+                self.seeking[broker] &= !enrolled.complete;
                 self.enrolled[broker] = Some(enrolled);
                 self.connect(broker);
+                self.seek(broker);
             }
             Err(error) if error.is::<Ended>() => return Err(error),
             Err(error) => tracing::error!("no new certificate for the broker: {}", told(&error)),
@@ -190,8 +208,10 @@ impl Service<'_> {
         });
     }
 
-    /// Enrols with all verifiers at a broker, however long it takes, beside what else goes on.
+    /// Enrols with all verifiers at a broker, however long it takes, beside what else goes on. One that stays away keeps
+    /// the others waiting for nothing: what they made possible is told at once.
     fn enrol_meanwhile(&self, broker: usize) {
+        let mut in_use = self.enrolled[broker].as_ref().map(|enrolled| enrolled.credentials.certificate.clone());
         let (config, state, worker) = (self.config.clone(), self.state.clone(), self.worker.clone());
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -200,7 +220,13 @@ impl Service<'_> {
                 let wait = jitter(pause, 0.5);
                 tokio::time::sleep(wait).await;
                 match ensure(&config, &state, &worker, broker, false).await {
-                    Ok(enrolled) if !enrolled.complete => pause = (pause * 2).min(LONGEST_PAUSE),
+                    Ok(enrolled) if !enrolled.complete => {
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                        if in_use.as_ref() != Some(&enrolled.credentials.certificate) {
+                            in_use = Some(enrolled.credentials.certificate.clone());
+                            drop(events.send(Event::Enrolled(broker, Ok(enrolled))).await);
+                        }
+                    }
                     Err(error) if !error.is::<Usage>() && !error.is::<Ended>() => {
                         tracing::error!(broker = config.brokers[broker].place(), "not enrolled: {}", told(&error));
                         pause = (pause * 2).min(LONGEST_PAUSE);

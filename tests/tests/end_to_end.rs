@@ -183,3 +183,28 @@ fn doctor_finds_nothing_amiss_with_a_device_that_is_to_enrol_nor_with_one_that_h
     }
     Ok(())
 }
+
+#[test]
+fn a_device_of_an_installation_that_was_made_anew_enrols_with_what_is_configured() -> Done {
+    let deployment = Deployment::start()?;
+    succeeded("enrol", &deployment.attester(&["enrol"])?)?;
+    // What it has is of another verifier, and of another CA than the broker's.
+    let path = |name: &str| deployment.state_dir.join(name);
+    let key = rcgen::KeyPair::from_pem(&fs::read_to_string(path("connection.key"))?)?;
+    let certificate = rcgen::CertificateParams::new(Vec::new())?.self_signed(&key)?;
+    fs::write(path("connection.pem"), certificate.pem())?;
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(path("enrolment.json"))?)?;
+    record["verifiers"] = serde_json::json!(["00".repeat(32)]);
+    fs::write(path("enrolment.json"), record.to_string())?;
+    succeeded("enrol anew", &deployment.attester(&["enrol"])?)?;
+    succeeded("doctor", &deployment.attester(&["doctor"])?)
+}
+
+#[test]
+fn a_connection_key_that_a_disk_lost_is_made_anew() -> Done {
+    let deployment = Deployment::start()?;
+    succeeded("enrol", &deployment.attester(&["enrol"])?)?;
+    fs::write(deployment.state_dir.join("connection.key"), b"")?;
+    succeeded("enrol anew", &deployment.attester(&["enrol"])?)?;
+    succeeded("doctor", &deployment.attester(&["doctor"])?)
+}
