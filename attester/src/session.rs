@@ -179,10 +179,14 @@ impl Session {
     /// Keeps the status for `attester status`.
     pub(crate) fn keep_status(&mut self) {
         let now = Instant::now();
+        self.bring_status_up_to(now);
+        self.status.keep(&self.state, now);
+    }
+
+    fn bring_status_up_to(&mut self, now: Instant) {
         self.status.backlog = self.exchanges.iter().filter(|exchange| exchange.is_busy()).count();
         let next = self.exchanges.iter().map(|exchange| exchange.next_check(now)).min();
         self.status.next_check_at(next.map(|next| unix_now() + next.saturating_duration_since(now)));
-        self.status.keep(&self.state);
     }
 
     /// Says goodbye to the brokers.
@@ -193,7 +197,9 @@ impl Session {
             // The links' tasks have to run once for the packets to leave.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.keep_status();
+        let now = Instant::now();
+        self.bring_status_up_to(now);
+        self.status.keep_at_last(&self.state, now);
     }
 
     /// Acts on an event.
@@ -234,6 +240,7 @@ impl Session {
         line.up = Some(up);
         let now = Instant::now();
         self.at(broker).for_each(|exchange| exchange.connected(now));
+        self.keep_status();
     }
 
     fn down(&mut self, broker: usize) {

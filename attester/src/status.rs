@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Result;
@@ -14,6 +14,8 @@ use x509_cert::der::DateTime;
 use crate::{Output, shown, state::StateDir, told};
 
 const FILE: &str = "status.json";
+/// Time in which what changes nothing but times is written once: flash wears out.
+const TIMES_TOGETHER: Duration = Duration::from_secs(900);
 
 /// A verdict, with its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +188,9 @@ pub(crate) struct Status {
     brokers: BTreeMap<String, Connection>,
     #[serde(default)]
     alarm: Option<Alarm>,
+    /// What was written last but for the times in it, and when.
+    #[serde(skip)]
+    written: Option<(Vec<u8>, Instant)>,
 }
 
 impl Status {
@@ -301,11 +306,40 @@ impl Status {
         Ok(state.read_json(FILE)?.unwrap_or_default())
     }
 
-    /// Keeps it. A status that cannot be written keeps nobody from attesting.
-    pub(crate) fn keep(&self, state: &StateDir) {
-        if let Err(error) = state.write_json(FILE, self) {
-            tracing::warn!("{}", told(&error));
+    /// Keeps it; what changed times alone with what comes later. A status that cannot be written keeps nobody from
+    /// attesting.
+    pub(crate) fn keep(&mut self, state: &StateDir, now: Instant) {
+        let lasting = self.lasting();
+        let together = |at: Instant| now.saturating_duration_since(at) < TIMES_TOGETHER;
+        if self.written.as_ref().is_some_and(|(written, at)| *written == lasting && together(*at)) {
+            return;
         }
+        match state.write_json(FILE, self) {
+            Ok(()) => self.written = Some((lasting, now)),
+            Err(error) => tracing::warn!("{}", told(&error)),
+        }
+    }
+
+    /// Keeps it as it is at the end of the program.
+    pub(crate) fn keep_at_last(&mut self, state: &StateDir, now: Instant) {
+        self.written = None;
+        self.keep(state, now);
+    }
+
+    /// What it says but for times that move on by themselves.
+    fn lasting(&self) -> Vec<u8> {
+        let standing: Vec<_> = self
+            .standing
+            .iter()
+            .map(|(name, standing)| {
+                let Standing { broker, keys_sequence, keys_until, unobjected, last_unobjected_seconds: last, .. } =
+                    standing;
+                let quiet = self.verifiers.get(name).is_some_and(|said| *last >= said.expires_seconds);
+                (name, broker, keys_sequence, keys_until, *unobjected > 0, quiet)
+            })
+            .collect();
+        let parts = (&self.device, &self.trouble, self.backlog, &self.verifiers, standing, &self.brokers, &self.alarm);
+        serde_json::to_vec(&parts).unwrap_or_default()
     }
 }
 
@@ -420,6 +454,38 @@ mod tests {
         status.knows_keys("v1", "b:1", Some((1_795_000_000, 1_803_000_000)));
         status.judged("v1", Said::from_result(&result()));
         status
+    }
+
+    #[test]
+    fn what_changes_nothing_but_times_is_written_once_in_a_while_and_all_else_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let writes = |status: &mut Status, now: Instant| {
+            std::fs::remove_file(state.path(FILE)).ok();
+            status.keep(&state, now);
+            state.path(FILE).exists()
+        };
+        let (mut status, begin) = (status(), Instant::now());
+        status.silent("v1");
+        assert!(writes(&mut status, begin));
+        for second in 1..TIMES_TOGETHER.as_secs() {
+            status.silent("v1");
+            status.next_check_at(Some(Duration::from_secs(second)));
+            assert!(!writes(&mut status, begin + Duration::from_secs(second)), "an epoch of a second");
+        }
+        assert!(writes(&mut status, begin + TIMES_TOGETHER));
+        let now = begin + TIMES_TOGETHER;
+        status.disconnected("b:1", "why".to_owned());
+        assert!(writes(&mut status, now) && !writes(&mut status, now));
+        status.connected("b:1");
+        assert!(writes(&mut status, now) && !writes(&mut status, now));
+        status.judged("v1", Said::from_result(&AttestationResult { expires: 1, ..result() }));
+        status.standing.get_mut("v1").unwrap().unobjected = 1;
+        assert!(writes(&mut status, now));
+        status.silent("v1");
+        assert!(writes(&mut status, now) && !writes(&mut status, now), "silence now stands in for an ended verdict");
+        status.keep_at_last(&state, now);
+        assert!(state.path(FILE).exists());
     }
 
     #[test]
