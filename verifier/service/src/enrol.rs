@@ -27,7 +27,7 @@ use crate::{
     },
     ingest::Verifier,
     issuer::HandOut,
-    limits::{CERTIFICATE_RATE, ENROL_CLIENT_RATE, ENROL_RATE, MAX_RATED_CLIENTS, MAX_RATED_DEVICES},
+    limits::{CERTIFICATE_RATE, ENROL_CLIENT_RATE, ENROL_RATE, MAX_EKS, MAX_RATED_CLIENTS, MAX_RATED_DEVICES},
     mqtt::Outgoing,
     rate::Limiter,
     store::{Endorsement, NewRegistration, Registered, Registration, StoreError, identity_cause},
@@ -339,6 +339,11 @@ impl Verifier {
         }
         let Some(known) = self.store.registration(presented.device)? else { return Ok(1) };
         check_shut_out(&known)?;
+        let new = presented.eks.iter().filter(|ek| !known.eks.contains(ek)).count();
+        if new > 0 && known.eks.len() + new > MAX_EKS {
+            let why = "more endorsement keys than a TPM has were proved for this device; an operator must look into it";
+            return Err(Refusal::new("identity.ek-template", why).into());
+        }
         Ok(known.generation)
     }
 
@@ -957,6 +962,27 @@ mod tests {
         assert_eq!(given, CERTIFICATE_RATE.burst as usize);
         assert_eq!(office.refusal(&activation), "identity.certificate-pending");
         office.enrolled(maker.presentation(&KeyPair::generate().unwrap(), &ak(2)));
+    }
+
+    #[test]
+    fn no_device_gathers_endorsement_keys_without_end() {
+        let office = office();
+        let ek = ek_of(&KeyPair::generate().unwrap());
+        office.allow(&ek, None);
+        let device = office.enrolled(uncertified(&[&ek], &ak(1)));
+        // Who has the private half of a key needs no TPM to prove it.
+        let with_another = |byte| {
+            let mut modulus = odd_modulus();
+            modulus[64] = byte;
+            uncertified(&[&ek, &EkKey::Rsa2048(Box::new(modulus))], &ak(1))
+        };
+        let most = MAX_EKS;
+        for byte in 1..most {
+            office.enrolled(with_another(u8::try_from(byte).unwrap()));
+        }
+        assert_eq!(office.refusal(&Up::Present(with_another(99))), "identity.ek-template");
+        assert_eq!(office.registration(device).eks.len(), most);
+        office.enrolled(with_another(1));
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub const MAX_QUEUED_JOBS: usize = 1_024;
 pub const MAX_LOG_PAGES: i64 = 50_000;
 /// Reading connections kept open.
 pub const MAX_READERS: usize = 8;
+/// Endorsement keys of one device. A TPM has one of each of three kinds; who makes up keys and proves them in software
+/// gathers no more than these.
+pub const MAX_EKS: usize = 8;
 /// Hours for which enrolment keys are kept: an enrolment that takes longer begins anew.
 pub const ENROLMENT_KEY_HOURS: u64 = 2;
 
