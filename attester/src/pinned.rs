@@ -67,6 +67,12 @@ struct Kept {
     message: String,
 }
 
+impl Kept {
+    fn message(&self) -> Vec<u8> {
+        HEXLOWER.decode(self.message.as_bytes()).unwrap_or_default()
+    }
+}
+
 /// Why a message does not count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotTrusted {
@@ -115,13 +121,24 @@ impl Pinned {
     }
 
     fn restore(&mut self, kept: &Kept) {
-        (self.time, self.kept_time) = (kept.time, kept.time);
-        let message = HEXLOWER.decode(kept.message.as_bytes()).unwrap_or_default();
-        if let Err(error) = self.take_keys(&message) {
+        // What the root signed counts before the numbers beside it: one that a broken disk made larger would shut the
+        // verifier out for good.
+        let (sequence, time) = match self.signed(kept) {
+            Some(keys) if kept.time < keys.not_after => (keys.sequence, kept.time),
+            Some(keys) => (keys.sequence, keys.sequence),
+            None => (kept.sequence, kept.time),
+        };
+        (self.time, self.kept_time) = (time, time);
+        if let Err(error) = self.take_keys(&kept.message()) {
             tracing::warn!(verifier = %self.name, "the keys that were kept do not count: {error}");
         }
         // Whatever became of the keys: what was replaced stays replaced.
-        self.sequence = self.sequence.max(kept.sequence);
+        self.sequence = self.sequence.max(sequence);
+    }
+
+    /// The keys that were kept, as the root signed them.
+    fn signed(&self, kept: &Kept) -> Option<VerifierKeys> {
+        VerifierKeys::open_by_root(&self.root, &kept.message()).ok()
     }
 
     /// Keys came. Whether they are new; then they have to be kept.
@@ -174,13 +191,21 @@ impl Pinned {
         self.time
     }
 
-    /// Keeps keys and sequence, and the time where it moved far. Does nothing where nothing of that changed.
+    /// Keeps keys and sequence, and the time where it moved far. Does nothing where nothing of that changed, nor where
+    /// another program of this device kept newer keys.
     pub(crate) fn keep(&mut self, state: &StateDir) -> Result<()> {
         let Some(keys) = &self.keys else { return Ok(()) };
         let mut all: BTreeMap<String, Kept> = state.read_json(FILE)?.unwrap_or_default();
         let message = HEXLOWER.encode(&keys.message);
         let near = |time: u64| self.time < time.saturating_add(TIME_TO_KEEP);
         if all.get(&self.file_key()).is_some_and(|kept| kept.message == message && near(kept.time)) {
+            return Ok(());
+        }
+        if all
+            .get(&self.file_key())
+            .and_then(|kept| self.signed(kept))
+            .is_some_and(|kept| kept.sequence > self.sequence)
+        {
             return Ok(());
         }
         all.insert(self.file_key(), Kept { sequence: self.sequence, time: self.time, message });
@@ -429,6 +454,38 @@ mod tests {
         state.write_json(FILE, &kept).unwrap();
         assert_eq!(restarted().keys(), None);
         assert_eq!(restarted().take_keys(&old), Err(NotTrusted::Replaced(SEQUENCE, SEQUENCE + 1)));
+    }
+
+    #[test]
+    fn numbers_that_a_disk_changed_shut_no_verifier_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let verifier = Verifier::new();
+        let mut pinned = verifier.pinned("v1");
+        pinned.keep(&state).unwrap();
+        for (sequence, time) in [(u64::MAX, SEQUENCE), (SEQUENCE, u64::MAX)] {
+            let kept = Kept { sequence, time, message: HEXLOWER.encode(&pinned.keys.as_ref().unwrap().message) };
+            let mut again = verifier.without_keys("v1");
+            again.restore(&kept);
+            assert_eq!(again.keys(), Some((SEQUENCE, NOT_AFTER)));
+            assert_eq!(again.take_keys(&verifier.keys(SEQUENCE + 1, NOT_AFTER + 1)), Ok(true));
+        }
+    }
+
+    #[test]
+    fn newer_keys_that_another_program_kept_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let mut verifier = Verifier::new();
+        let mut service = verifier.pinned("v1");
+        verifier.rotate();
+        let mut once = verifier.without_keys("v1");
+        once.take_keys(&verifier.keys(SEQUENCE + 1, NOT_AFTER)).unwrap();
+        once.keep(&state).unwrap();
+        service.saw_time(SEQUENCE + TIME_TO_KEEP).unwrap();
+        service.keep(&state).unwrap();
+        let kept: BTreeMap<String, Kept> = state.read_json(FILE).unwrap().unwrap();
+        assert_eq!(kept.values().next().unwrap().sequence, SEQUENCE + 1);
     }
 
     #[test]

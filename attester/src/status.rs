@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::Result;
-use evidence::result::{AttestationResult, Claim, Tier};
+use evidence::{
+    pcr::sha256,
+    result::{AttestationResult, Claim, Tier},
+};
 use serde::{Deserialize, Serialize};
 use x509_cert::der::DateTime;
 
@@ -188,9 +191,9 @@ pub(crate) struct Status {
     brokers: BTreeMap<String, Connection>,
     #[serde(default)]
     alarm: Option<Alarm>,
-    /// What was written last but for the times in it, and when.
+    /// Digest of what was written last but for the times in it, and when.
     #[serde(skip)]
-    written: Option<(Vec<u8>, Instant)>,
+    written: Option<([u8; 32], Instant)>,
 }
 
 impl Status {
@@ -326,8 +329,8 @@ impl Status {
         self.keep(state, now);
     }
 
-    /// What it says but for times that move on by themselves.
-    fn lasting(&self) -> Vec<u8> {
+    /// Digest of what it says but for times that move on by themselves.
+    fn lasting(&self) -> [u8; 32] {
         let standing: Vec<_> = self
             .standing
             .iter()
@@ -339,7 +342,7 @@ impl Status {
             })
             .collect();
         let parts = (&self.device, &self.trouble, self.backlog, &self.verifiers, standing, &self.brokers, &self.alarm);
-        serde_json::to_vec(&parts).unwrap_or_default()
+        sha256(&serde_json::to_vec(&parts).unwrap_or_default())
     }
 }
 
