@@ -514,9 +514,14 @@ impl Verifier {
             answers.extend(self.request(&device, false));
         }
         let verdict = appraisal.state.verdict;
-        let expected = state.map(|state| state.last);
-        let accepted =
-            Accepted { device, expected, appraisal, evidence: fresh.evidence().bare().to_vec(), result: signed };
+        let accepted = Accepted {
+            device,
+            registered: (*registration.ak.name_digest(), registration.generation),
+            expected: state.map(|state| state.last),
+            appraisal,
+            evidence: fresh.evidence().bare().to_vec(),
+            result: signed,
+        };
         Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict, basis: fresh.basis() })))
     }
 

@@ -44,10 +44,14 @@ fn id(first: u8, last: u8) -> DeviceId {
     DeviceId(id)
 }
 
+fn ak(device: DeviceId) -> AkPublic {
+    AkPublic::from_point(P256Point { x: device.0, y: [7; 32] })
+}
+
 fn register(store: &Store, device: DeviceId) {
     let new = NewRegistration {
         device,
-        ak: AkPublic::from_point(P256Point { x: device.0, y: [7; 32] }),
+        ak: ak(device),
         eks: vec![device.0],
         ek_class: EkClass::Software,
         manufacturer: "id:00001014".into(),
@@ -98,7 +102,8 @@ fn evidence(device: DeviceId, clock: u64, after: Option<u64>, verdict: Verdict) 
         tolerated: vec![],
         closed: None,
     };
-    Accepted { device, expected: after.map(last), appraisal, evidence: vec![1], result: vec![2] }
+    let registered = (*ak(device).name_digest(), 1);
+    Accepted { device, registered, expected: after.map(last), appraisal, evidence: vec![1], result: vec![2] }
 }
 
 impl Service {

@@ -23,23 +23,32 @@ struct Before {
     n: i64,
     mset: Option<i64>,
     release: Option<String>,
+    registered: ([u8; 32], u32),
     stands: Stands,
 }
 
 fn before(c: &Connection, accepted: &Accepted) -> Sql<Option<Before>> {
     let mut select = c.prepare_cached(&format!(
-        "SELECT d.n, d.mset, d.release, {COLUMNS} FROM device d JOIN registration r ON r.device = d.n \
+        "SELECT d.n, d.mset, d.release, r.ak_name, r.generation, {COLUMNS} FROM device d JOIN registration r ON r.device = d.n \
          LEFT JOIN device_state s ON s.device = d.n WHERE d.id = ?1"
     ))?;
     let read = |row: &Row<'_>| {
-        Ok(Before { n: row.get(0)?, mset: row.get(1)?, release: row.get(2)?, stands: Stands::read(row, 3)? })
+        let registered = (row.get(3)?, row.get(4)?);
+        Ok(Before {
+            n: row.get(0)?,
+            mset: row.get(1)?,
+            release: row.get(2)?,
+            registered,
+            stands: Stands::read(row, 5)?,
+        })
     };
     select.query_row([accepted.device.0], read).optional()
 }
 
 fn one(c: &Connection, accepted: &Accepted) -> Sql<Committed> {
     let Some(before) = before(c, accepted)? else { return Ok(Committed::Lost) };
-    if before.stands.state.as_ref().map(|state| state.last) != accepted.expected {
+    let held = before.stands.state.as_ref().map(|state| state.last);
+    if (before.registered, held) != (accepted.registered, accepted.expected) {
         return Ok(Committed::Lost);
     }
     let appraisal = &accepted.appraisal;

@@ -450,6 +450,21 @@ mod tests {
     }
 
     #[test]
+    fn evidence_that_was_judged_by_an_earlier_registration_is_not_taken_for_the_present_one() {
+        let (_folder, store) = store();
+        store.register(registration(1)).unwrap();
+        // No state tells the two apart.
+        readmit(&store);
+        assert_eq!(commit(&store, accepted(1, 1, None)), Committed::Lost, "of the generation before");
+        store.register(with_ak_of(7, 2)).unwrap();
+        assert_eq!(commit(&store, accepted(1, 1, None)), Committed::Lost, "by the key before");
+        store.forget(id(1), false, "test", NOW).unwrap();
+        store.register(with_ak_of(7, 1)).unwrap();
+        assert_eq!(commit(&store, accepted(1, 1, None)), Committed::Lost, "by the key of what was forgotten");
+        assert_eq!(store.state(id(1)).unwrap(), None);
+    }
+
+    #[test]
     fn a_proof_for_another_generation_or_of_a_revoked_device_registers_nothing() {
         let (_folder, store) = store();
         assert_eq!(store.register(with_ak_of(1, 2)), Ok(Registered::Outdated));

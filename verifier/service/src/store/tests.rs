@@ -94,7 +94,14 @@ pub(crate) fn accepted(number: u64, clock: u64, after: Option<u64>) -> Accepted 
         tolerated: Vec::new(),
         closed: None,
     };
-    Accepted { device: id(number), expected: after.map(last), appraisal, evidence: vec![1], result: vec![2, 3] }
+    Accepted {
+        device: id(number),
+        registered: (*ak(number).name_digest(), 1),
+        expected: after.map(last),
+        appraisal,
+        evidence: vec![1],
+        result: vec![2, 3],
+    }
 }
 
 pub(crate) fn contraindicated(mut accepted: Accepted) -> Accepted {

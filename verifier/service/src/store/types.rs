@@ -152,7 +152,10 @@ pub enum Unresolved {
 pub struct Accepted {
     /// Whose.
     pub device: DeviceId,
-    /// The state that it was judged on: the store takes the appraisal only while that is still the state.
+    /// Name of the attestation key that signed it, and the generation of the registration that it was judged by: the store
+    /// takes the appraisal only while these are still the device's.
+    pub registered: ([u8; 32], u32),
+    /// The state that it was judged on: likewise.
     pub expected: Option<Last>,
     /// The judgement.
     pub appraisal: Appraisal,
@@ -167,7 +170,7 @@ pub struct Accepted {
 pub enum Committed {
     /// Durable.
     Done,
-    /// The state has moved since, or the device is not registered: judge again.
+    /// State or registration have moved since, or the device is not registered: judge again.
     Lost,
     /// The device reported more files in this boot than are kept ([`crate::limits::MAX_FILES`]). Nothing changed: as
     /// files beyond could never be judged again, its verdict is left to expire.
