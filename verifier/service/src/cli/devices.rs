@@ -249,9 +249,19 @@ fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or("-").to_owned()
 }
 
+/// Each code once, however many details it has.
+fn codes(causes: &[CauseJson]) -> String {
+    let mut codes: Vec<&str> = Vec::new();
+    for cause in causes {
+        if !codes.contains(&cause.code.as_str()) {
+            codes.push(&cause.code);
+        }
+    }
+    if codes.is_empty() { "-".to_owned() } else { codes.join(" ") }
+}
+
 fn devices_text(page: &DevicesJson) -> String {
     let row = |device: &SummaryJson| -> Row {
-        let causes: Vec<&str> = device.causes.iter().map(|cause| cause.code.as_str()).collect();
         vec![
             cell(&device.id),
             show::verdict(device.verdict),
@@ -259,7 +269,7 @@ fn devices_text(page: &DevicesJson) -> String {
             cell(or_dash(device.release.as_deref())),
             cell(or_dash(device.expires.as_deref())),
             cell(or_dash(device.last_evidence.as_deref())),
-            cell(if causes.is_empty() { "-".to_owned() } else { causes.join(" ") }),
+            cell(codes(&device.causes)),
         ]
     };
     if page.devices.is_empty() {
@@ -349,12 +359,11 @@ const fn class_name(class: appraisal::EkClass) -> &'static str {
 
 fn history_text(history: &HistoryJson) -> String {
     let row = |row: &crate::http::api::HistoryRowJson| -> Row {
-        let causes = row.causes.iter().map(|cause| cause.code.as_str()).collect::<Vec<_>>().join(" ");
         let attested = row
             .attested
             .as_ref()
             .map(|attested| format!("{}; unattested from then to {}", attested_text(attested), row.at));
-        let note = attested.or_else(|| row.note.clone()).unwrap_or(causes);
+        let note = attested.or_else(|| row.note.clone()).unwrap_or_else(|| codes(&row.causes));
         let who = row.who.as_deref().map_or_else(String::new, |who| format!(" (by {who})"));
         let previous = row.previous.map_or_else(|| cell("-"), show::verdict);
         vec![
