@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
 
 #[derive(Parser)]
-#[command(version, about = "Software devices against a running verifier")]
+#[command(name = "simulate-fleet", version, about = "Software devices against a running verifier")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -125,7 +125,7 @@ pub(super) fn service(running: bool, state: Option<&StateDir>) -> Line {
     match (running, alarm) {
         (true, Some(alarm)) => Line::fail("service", format!("runs, and raises an alarm: {alarm}"), "see its log"),
         (true, None) => Line::ok("service", "runs"),
-        (false, _) => Line::warn("service", "does not run", "start it: systemctl enable --now attester"),
+        (false, _) => Line::warn("service", "does not run", "start it: attester run"),
     }
 }
 

@@ -46,7 +46,6 @@ pub(crate) enum Command {
     /// Compare two releases
     Diff(Diff),
     /// Print completions for a shell
-    #[command(hide = true)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,

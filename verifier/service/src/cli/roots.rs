@@ -15,7 +15,7 @@ use crate::{
 /// Shows and extends the CAs that vouch for endorsement keys.
 #[derive(Debug, Args)]
 pub struct RootsArgs {
-    /// Configuration; `verifier init` makes one.
+    /// Configuration, which `verifier init` makes [default: /etc/countersign/verifier.toml]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// What to do.

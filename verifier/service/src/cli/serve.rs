@@ -9,7 +9,7 @@ use crate::{config::Config, serve::serve};
 /// Runs the service: MQTT, appraisal, store, HTTP API and metrics.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Configuration; `verifier init` makes one.
+    /// Configuration, which `verifier init` makes [default: /etc/countersign/verifier.toml]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The system's clock is right, although this verifier has seen a later time
