@@ -151,12 +151,6 @@ impl SoftwareDevice {
         self.pcrs[10] = extend_sha256(&self.pcrs[10], &sha256(&data));
     }
 
-    /// Entries in IMA's list.
-    #[must_use]
-    pub fn ima_entries(&self) -> usize {
-        self.ima.len()
-    }
-
     /// Entries in the runtime log.
     #[must_use]
     pub fn runtime_entries(&self) -> u64 {
