@@ -1,6 +1,6 @@
 //! `verifier init`: in go a folder that does not exist yet, a name and addresses; out comes everything a verifier needs to
-//! start: keys, certificates, the brokers' configuration, a commented one of its own, and one for devices. All or nothing: it is laid
-//! out beside the folder and renamed into place.
+//! start: keys, certificates, the brokers' configuration, a commented one of its own, and one for devices. All or nothing:
+//! it is laid out beside the folder and renamed into place.
 
 use std::{
     fs::{self, OpenOptions},
