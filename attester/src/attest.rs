@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use attester::{
     boot_log,
     config::Config,
-    runtime_log::{Locked, RuntimeLog},
+    runtime_log::{Locked, RuntimeLog, RuntimeLogError},
     sweep::{Sweep, Sweeper},
     tpm::{EndorsementKeys, Quote, Tpm, TpmConfig},
 };
@@ -21,7 +21,10 @@ use evidence::{
     tpm::{AkPublic, Attest},
 };
 
-use crate::positions::{Held, Shown};
+use crate::{
+    positions::{Held, Shown},
+    told,
+};
 
 /// What a message takes beside its attachments: envelope, claims and quote have 500 bytes, eight nonces 240 more, each of
 /// four announced logs 60; the rest is for the MQTT packet around it.
@@ -104,6 +107,10 @@ impl Attester {
 
     /// Looks at what runs, and measures what is new. Says how much that was.
     pub(crate) fn measure(&mut self) -> Result<usize> {
+        once_more(|| self.measure_once())
+    }
+
+    fn measure_once(&mut self) -> Result<usize> {
         let sweep = self.sweeper.sweep()?;
         let new = self.log.lock(&mut self.tpm)?.measure(&sweep)?;
         report(&sweep, new);
@@ -112,6 +119,10 @@ impl Attester {
 
     /// Measures, quotes, attaches, signs.
     pub(crate) fn evidence(&mut self, nonces: Nonces, why: Why, attach: &Attach) -> Result<Made> {
+        once_more(|| self.evidence_once(nonces.clone(), why, attach))
+    }
+
+    fn evidence_once(&mut self, nonces: Nonces, why: Why, attach: &Attach) -> Result<Made> {
         let boot_log = boot_log::read(&self.boot_log);
         let ima_exists = self.ima_log.exists();
         let sources = sources(boot_log.bytes().is_some(), ima_exists);
@@ -146,6 +157,22 @@ impl Attester {
         let signed = unsigned.sign(&signature);
         Ok(Made { message: signed.message, digest: signed.digest, shown: logs.shown, attached })
     }
+}
+
+/// Does once more what a TPM interrupted that was started again: the next lock finds out how log and TPM stand, and goes
+/// on or begins anew.
+fn once_more<T>(mut task: impl FnMut() -> Result<T>) -> Result<T> {
+    match task() {
+        Err(error) if is_of_a_restart(&error) => {
+            tracing::warn!("trying once more: {}", told(&error));
+            task()
+        }
+        done => done,
+    }
+}
+
+fn is_of_a_restart(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(RuntimeLogError::Restarted | RuntimeLogError::Tpm(_)))
 }
 
 /// Short names of what measures here.
@@ -281,6 +308,26 @@ mod tests {
         assert_eq!(ima_segment(&list, u64::MAX, 1000), (0, &[][..]));
         // A list that is cut in the middle of an entry, as it may be while the kernel appends.
         assert_eq!(ima_segment(&list[..list.len() - 1], 2, 1000), (0, &[][..]));
+    }
+
+    #[test]
+    fn what_a_restarted_tpm_interrupted_is_done_once_more_and_nothing_else_is() {
+        let tries = |errors: Vec<anyhow::Error>| {
+            let (mut errors, mut tries) = (errors.into_iter(), 0);
+            let done = once_more(|| {
+                tries += 1;
+                errors.next().map_or(Ok(()), Err)
+            });
+            (done.is_ok(), tries)
+        };
+        let restarted = || RuntimeLogError::Restarted.into();
+        assert_eq!(tries(vec![restarted()]), (true, 2));
+        assert_eq!(tries(vec![restarted(), restarted()]), (false, 2));
+        assert_eq!(
+            tries(vec![RuntimeLogError::Locked("lock".into()).into()]),
+            (false, 1),
+            "it has waited long already"
+        );
     }
 
     #[test]

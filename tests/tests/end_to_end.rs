@@ -208,3 +208,21 @@ fn a_connection_key_that_a_disk_lost_is_made_anew() -> Done {
     succeeded("enrol anew", &deployment.attester(&["enrol"])?)?;
     succeeded("doctor", &deployment.attester(&["doctor"])?)
 }
+
+#[test]
+fn a_service_whose_tpm_was_started_again_answers_the_next_request() -> Done {
+    let (mut deployment, id) = enrolled_and_approved()?;
+    let log = deployment.state_dir.with_extension("log");
+    let mut service = deployment.attester_command(&["run"])?;
+    let mut service = service.stderr(fs::File::create(&log)?).stdout(std::process::Stdio::null()).spawn()?;
+    let asked = |deployment: &Deployment, wait| deployment.verifier(&["check", &id, "--wait", wait]);
+    deployment.eventually("the service attests", || Ok(asked(&deployment, "3")?.status.code() == Some(0)))?;
+    deployment.reboot()?;
+    let after = asked(&deployment, "60")?;
+    service.kill()?;
+    service.wait()?;
+    let said = fs::read_to_string(&log)?;
+    assert_eq!(after.status.code(), Some(0), "{}\n{said}", exit(&after));
+    assert!(said.contains("once more") && !said.contains("no evidence"), "{said}");
+    Ok(())
+}
