@@ -30,6 +30,8 @@ use crate::{
     limits::{CERTIFICATE_RATE, ENROL_CLIENT_RATE, ENROL_RATE, MAX_EKS, MAX_RATED_CLIENTS, MAX_RATED_DEVICES},
     mqtt::Outgoing,
     rate::Limiter,
+    recheck,
+    references::Rules,
     store::{Endorsement, NewRegistration, Registered, Registration, StoreError, identity_cause},
 };
 
@@ -181,6 +183,7 @@ impl Verifier {
 
     /// Second step: the proof, and all checks again, for anything may have changed since the first.
     fn activate(&self, activation: &Activation) -> Result<Answer, Failure> {
+        let rules = Arc::clone(&self.rules.borrow());
         let presented = self.presented(&activation.presentation)?;
         let generation = self.check_registration(&presented)?;
         let hour = (self.clock)() / 3600;
@@ -191,8 +194,13 @@ impl Verifier {
         if !proves(hour)? && !proves(hour.saturating_sub(1))? {
             return Err(not_proved().into());
         }
+        self.admit(&presented, generation, &rules)
+    }
+
+    /// Registers who has proved all keys and was checked by `rules`, and hands out what is due.
+    fn admit(&self, presented: &Presented, generation: u32, rules: &Arc<Rules>) -> Result<Answer, Failure> {
         let device = presented.device;
-        let outcome = match self.store.register(self.new_registration(&presented, generation)?)? {
+        let outcome = match self.store.register(self.new_registration(presented, generation)?)? {
             Registered::New => "enrolled",
             Registered::Same => "renewed",
             Registered::Replaced => "key-replaced",
@@ -200,7 +208,13 @@ impl Verifier {
             Registered::KeyElsewhere => return Err(key_elsewhere().into()),
             Registered::Outdated => return Err(not_proved().into()),
         };
+        // The look at the fleet that follows new lists may have come by before this was registered.
+        let present = Arc::clone(&self.rules.borrow());
+        if !Arc::ptr_eq(rules, &present) {
+            recheck::device(&self.store, device, &present, (self.clock)())?;
+        }
         let known = self.store.registration(device)?;
+        known.as_ref().map_or(Ok(()), check_shut_out)?;
         let approved = known.as_ref().is_some_and(|known| known.product.is_some());
         let admitted = approved || known.is_some_and(|known| known.approved_at > 0);
         if self.admit == Admit::Approval && !admitted {
@@ -461,7 +475,6 @@ mod tests {
         certificates::{BrokerCa, Kind},
         identity::{DenyList, EkRoots},
         issuer::Issuer,
-        references::Rules,
         store::{Allowed, Place},
     };
 
@@ -817,9 +830,23 @@ mod tests {
         office.reload(&list);
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let rules = Arc::clone(&office.rules.borrow());
-        runtime.block_on(crate::recheck::fleet(&office.verifier.store, &rules, || NOW)).unwrap();
+        runtime.block_on(recheck::fleet(&office.verifier.store, &rules, || NOW)).unwrap();
         assert_eq!(office.refusal(&alone()), "identity.ek-denied");
         assert_eq!(office.refusal(&Up::Present(presentation(&ak(1)))), "identity.ek-denied");
+    }
+
+    #[test]
+    fn who_was_checked_by_lists_that_are_over_is_held_against_the_present_ones() {
+        let office = office();
+        let before = Arc::clone(&office.rules.borrow());
+        let presented = office.verifier.presented(&presentation(&ak(1))).unwrap();
+        office.reload(&format!("[[ek]]\nsha256 = \"{}\"\nwhy = \"stolen\"\n", presented.device));
+        // The fleet has been looked at by now.
+        let refused = office.verifier.admit(&presented, 1, &before);
+        assert!(matches!(refused, Err(Failure::Refused(Refusal { code: "identity.ek-denied", .. }))), "{refused:?}");
+        let denied = office.registration(presented.device).denied.map(|denial| denial.code);
+        assert_eq!(denied.as_deref(), Some("identity.ek-denied"));
+        assert!(office.verifier.store.shut_out(NOW).unwrap().certificates.is_empty());
     }
 
     #[test]
@@ -868,8 +895,8 @@ mod tests {
         assert_eq!(office.refusal(&Up::Present(maker.presentation(&stranger, &ak(2)))), "identity.ek-certificate");
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let rules = Arc::clone(&office.rules.borrow());
-        let looked = runtime.block_on(crate::recheck::fleet(&office.verifier.store, &rules, office.verifier.clock));
-        assert_eq!(looked.unwrap(), crate::recheck::Rechecked { all: 1, changed: Vec::new() });
+        let looked = runtime.block_on(recheck::fleet(&office.verifier.store, &rules, office.verifier.clock));
+        assert_eq!(looked.unwrap(), recheck::Rechecked { all: 1, changed: Vec::new() });
     }
 
     #[test]

@@ -90,8 +90,26 @@ pub async fn fleet(store: &Store, rules: &Arc<Rules>, clock: fn() -> UnixSeconds
     }
 }
 
+/// Looks at one registration: of whoever enrolled while the rules changed.
+///
+/// # Errors
+/// [`StoreError`] where the store failed.
+pub fn device(store: &Store, device: DeviceId, rules: &Rules, now: UnixSeconds) -> Result<(), StoreError> {
+    let registration = store.endorsed_one(device)?;
+    look(store, registration.into_iter().collect(), &rules.roots, now).map(drop)
+}
+
 fn page(store: &Store, roots: &EkRoots, after: Place, now: UnixSeconds) -> Result<(Rechecked, Place), StoreError> {
     let (registrations, next) = store.endorsed(after, MAX_RECHECKED)?;
+    Ok((look(store, registrations, roots, now)?, next))
+}
+
+fn look(
+    store: &Store,
+    registrations: Vec<Endorsed>,
+    roots: &EkRoots,
+    now: UnixSeconds,
+) -> Result<Rechecked, StoreError> {
     let mut looked = Rechecked { all: registrations.len(), changed: Vec::new() };
     let mut rulings = Vec::new();
     for endorsed in registrations {
@@ -105,7 +123,7 @@ fn page(store: &Store, roots: &EkRoots, after: Place, now: UnixSeconds) -> Resul
         }
     }
     store.rule(rulings, now)?;
-    Ok((looked, next))
+    Ok(looked)
 }
 
 fn is_same(before: &Endorsed, now: &Ruling) -> bool {

@@ -8,7 +8,7 @@ use serde_bytes::{ByteBuf, Bytes};
 
 use super::{
     Denial, Endorsement, Sql, Store, StoreError, What, decode, encode, operators,
-    registry::{class_from, class_number, denial, note_in_history},
+    registry::{self, class_from, class_number, denial, note_in_history},
     signed, unsigned,
 };
 
@@ -67,6 +67,17 @@ impl Store {
         let found = self.read(|c| endorsed(c, after, limit))?;
         let last = found.last().map_or(after, |endorsed| Place(endorsed.n));
         Ok((found, last))
+    }
+
+    /// The registration of one device.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be read.
+    pub fn endorsed_one(&self, device: DeviceId) -> Result<Option<Endorsed>, StoreError> {
+        self.read(|c| {
+            let Some(n) = registry::number(c, device)? else { return Ok(None) };
+            Ok(endorsed(c, Place(n - 1), 1)?.pop())
+        })
     }
 
     /// Keeps what another look came to, all in one transaction. Where a registration is no longer the one that was looked
