@@ -130,7 +130,7 @@ impl Policy {
     /// # Errors
     /// [`PolicyError`] says which line or name is wrong.
     pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
-        let written: Written = toml::from_str(text).map_err(|error| PolicyError::Toml(error.to_string()))?;
+        let written: Written = toml::from_str(text).map_err(|error| PolicyError::Toml(in_one_line(&error)))?;
         if !(1..=Self::MAX_VALIDITY).contains(&written.validity_seconds) {
             return Err(PolicyError::Range("validity_seconds", 1, Self::MAX_VALIDITY));
         }
@@ -206,6 +206,12 @@ fn tolerance(written: WrittenTolerance) -> Result<Tolerance, PolicyError> {
     Ok(Tolerance { cause: Code::from_code(&cause).ok_or_else(unknown)?, why, until: instant(&until)? })
 }
 
+/// Place and fault in one line: logs and tables have no room for the excerpt that is drawn between them.
+fn in_one_line(error: &toml::de::Error) -> String {
+    let drawn = error.to_string();
+    format!("{}: {}", drawn.lines().next().unwrap_or_default(), error.message())
+}
+
 /// A date counts from its first second, UTC.
 fn instant(date: &toml::value::Datetime) -> Result<UnixSeconds, PolicyError> {
     let text = date.to_string();
@@ -242,6 +248,12 @@ mod tests {
         let too_long = policy.check_period((policy.validity - 300) / 2 + 1).unwrap_err();
         assert!(too_long.to_string().contains("set at least 10802"), "{too_long}");
         assert!(policy.check_period(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_place_in_one_line() {
+        let said = Policy::from_toml("id = \"a\"\nunknown = 1\n").unwrap_err().to_string();
+        assert!(said.contains("line 2, column 1: unknown field `unknown`") && !said.contains('\n'), "{said}");
     }
 
     #[test]
