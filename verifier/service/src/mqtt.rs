@@ -517,7 +517,7 @@ impl Trouble {
     fn advice_on_io(&self, error: &io::Error) -> String {
         match error.kind() {
             io::ErrorKind::ConnectionRefused if self.spawned => {
-                "nothing listens there yet: mosquitto has been started, and says in this log what keeps it".to_owned()
+                "nothing listens there yet: `serve` starts mosquitto, which says in the log what keeps it".to_owned()
             }
             io::ErrorKind::ConnectionRefused => {
                 "nothing listens there: start the broker, or set `spawn = true` under [broker]".to_owned()
