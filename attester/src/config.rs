@@ -472,7 +472,7 @@ fn network(default: Option<FileBroker>, typed: Vec<FileVerifier>) -> Result<(Vec
         let unusable = |error| wrong("verifier.key", format!("{}: no PEM public key there: {error}", key.display()));
         let der = SubjectPublicKeyInfoDer::from_pem_file(&key).map_err(unusable)?;
         let broker = match own {
-            Some(own) => place_among(&mut brokers, broker(own)?),
+            Some(own) => place_among(&mut brokers, broker(own)?)?,
             None if has_default => 0,
             None => return Err(wrong("broker", format!("is missing, and `{name}` has no `[verifier.broker]`"))),
         };
@@ -481,12 +481,20 @@ fn network(default: Option<FileBroker>, typed: Vec<FileVerifier>) -> Result<(Vec
     Ok((brokers, verifiers))
 }
 
-/// Index of a broker, which is added unless it is there.
-fn place_among(brokers: &mut Vec<Broker>, broker: Broker) -> usize {
-    brokers.iter().position(|known| *known == broker).unwrap_or_else(|| {
-        brokers.push(broker);
-        brokers.len() - 1
-    })
+/// Index of a broker, which is added unless it is there. A device has one connection to a broker, which drops the older of
+/// two: they would throw each other out for ever.
+fn place_among(brokers: &mut Vec<Broker>, broker: Broker) -> Result<usize, ConfigError> {
+    match brokers.iter().position(|known| known.place() == broker.place()) {
+        Some(at) if brokers.get(at) == Some(&broker) => Ok(at),
+        Some(_) => {
+            let why = format!("{} stands there twice and differently: write the same each time", broker.place());
+            Err(wrong("verifier.broker", why))
+        }
+        None => {
+            brokers.push(broker);
+            Ok(brokers.len() - 1)
+        }
+    }
 }
 
 fn check_name(name: &str) -> Result<(), ConfigError> {
@@ -561,6 +569,18 @@ mod tests {
         assert_eq!(config.verifiers.iter().map(|verifier| verifier.broker).collect::<Vec<_>>(), [0, 1, 0, 1]);
         let config = load(&[own("v1", "b"), own("v2", "c")].concat(), &[]).unwrap();
         assert_eq!(config.brokers.len(), 2, "nobody needs a broker for all");
+    }
+
+    #[test]
+    fn one_broker_written_in_two_ways_is_refused() {
+        let own = |name: &str, ca: &str| {
+            format!(
+                "[[verifier]]\nname = '{name}'\nkey = 'DIR/root.pem'\n[verifier.broker]\naddress = 'b'\nca = '{ca}'\n"
+            )
+        };
+        assert!(load(&[own("v1", "/ca"), own("v2", "/ca")].concat(), &[]).is_ok());
+        let error = load(&[own("v1", "/ca"), own("v2", "/other")].concat(), &[]).unwrap_err().to_string();
+        assert!(error.contains("`verifier.broker`") && error.contains("b:8883"), "{error}");
     }
 
     #[test]

@@ -89,7 +89,10 @@ pub(crate) enum NotTrusted {
     #[error("other keys than before with the same sequence {0}")]
     SameSequence(u64),
     /// By the verifier's own time.
-    #[error("keys held until {not_after} and the verifier's time is {time} (seconds since 1970)")]
+    #[error(
+        "keys held until {not_after} and the verifier's time is {time} (seconds since 1970): its operator has to run \
+         `verifier keys rotate`"
+    )]
     Expired {
         /// Until when.
         not_after: u64,

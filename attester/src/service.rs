@@ -48,6 +48,9 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
     let Some(_running) = take_lock(&state.path(RUNNING))? else {
         bail!("another `attester run` has {}: one service a device", state.path(RUNNING).display())
     };
+    if let Err(error) = state.remove_left_behind() {
+        tracing::warn!("{}", told(&error));
+    }
     let (events, mut happening) = mpsc::channel(EVENTS);
     stop_on_signals(events.clone())?;
     let start = || Worker::start(config, Some(events.clone()));

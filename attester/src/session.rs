@@ -25,7 +25,7 @@ use crate::{
     enrolment::Enrolled,
     exchange::{Accepted, Arrival, Exchange, Ignored, Make, Manner, Sending},
     link::{Endpoint, Link, LinkEvent, Trouble, Up},
-    pinned::Pinned,
+    pinned::{NotTrusted, Pinned},
     positions::{Held, Positions},
     shown,
     state::StateDir,
@@ -287,7 +287,12 @@ impl Session {
             Incoming::Down(DownKind::Refusal) => self.refusal(index, payload, now),
         };
         handled.unwrap_or_else(|ignored| {
-            tracing::debug!(verifier = %name, ?down, "ignored: {ignored}");
+            // Without an operator nothing of this verifier counts any more.
+            if matches!(ignored, Ignored::NotTrusted(NotTrusted::Expired { .. })) {
+                tracing::warn!(verifier = %name, ?down, "ignored: {ignored}");
+            } else {
+                tracing::debug!(verifier = %name, ?down, "ignored: {ignored}");
+            }
             News::None
         })
     }
@@ -295,7 +300,9 @@ impl Session {
     fn keys(&mut self, index: usize, payload: &[u8], now: Instant) -> Result<News, Ignored> {
         let exchange = &mut self.exchanges[index];
         let new = exchange.keys(payload, now).inspect_err(|ignored| {
-            tracing::warn!(verifier = %exchange.verifier.name, "its keys do not count: {ignored}");
+            if !matches!(ignored, Ignored::NotTrusted(NotTrusted::Expired { .. })) {
+                tracing::warn!(verifier = %exchange.verifier.name, "its keys do not count: {ignored}");
+            }
         })?;
         if new {
             let verifier = &mut exchange.verifier;

@@ -4,7 +4,10 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -15,6 +18,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// Largest file that is read back: a certificate chain has a few KiB, a status with many causes some hundred.
 const MAX_FILE: u64 = 1 << 20;
+
+/// What stands between a file's name and sixteen hexadecimal digits while it is written.
+const TEMPORARY: &str = ".new-";
 
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +51,19 @@ impl StateDir {
             format!("cannot make the state folder {}: make it, or name another with `state_dir`", path.display())
         })?;
         Ok(Self(path.to_owned()))
+    }
+
+    /// Removes what a power cut left of writes that it interrupted. For the one service of a device, as it starts; another
+    /// program's write that is on its way is repeated when there is something to keep again.
+    pub(crate) fn remove_left_behind(&self) -> Result<()> {
+        let failed = || format!("cannot tidy up {}", self.0.display());
+        for entry in fs::read_dir(&self.0).with_context(failed)? {
+            let entry = entry.with_context(failed)?;
+            if is_temporary(entry.file_name().as_bytes()) {
+                fs::remove_file(entry.path()).with_context(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Path of a file in it.
@@ -94,7 +113,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], readers: Readers) -> i
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no file name"))?;
     let mut temporary = name.to_owned();
-    temporary.push(format!(".{}", HEXLOWER.encode(&random::<8>()?)));
+    temporary.push(format!("{TEMPORARY}{}", HEXLOWER.encode(&random::<8>()?)));
     let temporary = folder.join(temporary);
     let written = write_new(&temporary, bytes, readers).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
@@ -103,6 +122,13 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], readers: Readers) -> i
     }
     written?;
     File::open(folder)?.sync_all()
+}
+
+fn is_temporary(name: &[u8]) -> bool {
+    let parts = name.len().checked_sub(TEMPORARY.len() + 16).and_then(|at| name.split_at_checked(at));
+    parts
+        .and_then(|(_, end)| end.strip_prefix(TEMPORARY.as_bytes()))
+        .is_some_and(|random| HEXLOWER.decode(random).is_ok())
 }
 
 fn write_new(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
@@ -141,6 +167,20 @@ mod tests {
         assert_eq!(state.read("x").unwrap().as_deref(), Some(b"two".as_slice()));
         assert_eq!(fs::metadata(state.path("x")).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path().join("a/b")).unwrap().count(), 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn what_a_power_cut_left_of_a_write_is_removed_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let kept = ["status.json", "runtime.log", "connection-b.new-1.pem", ".new-", "x.new-0123456789abcdeg"];
+        for name in kept.into_iter().chain(["status.json.new-0123456789abcdef"]) {
+            state.write(name, b"x", Readers::All).unwrap();
+        }
+        state.remove_left_behind().unwrap();
+        let left = |name: &&str| state.path(name).exists();
+        assert!(kept.iter().all(left));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), kept.len());
     }
 
     #[test]
