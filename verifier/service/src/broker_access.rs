@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     fs, io,
+    os::unix::fs::{MetadataExt as _, chown},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -167,12 +168,17 @@ fn read(path: &Path) -> Result<Option<String>, AccessError> {
     }
 }
 
-/// In one step, with the mode of what was there: the broker may run under another account.
+/// In one step, with owner, group and mode of what was there: the broker may run under another account.
 fn replace(path: &Path, content: &str) -> Result<(), AccessError> {
     let write = || {
         let unfinished = path.with_extension("unfinished");
+        let there = fs::metadata(path)?;
         fs::write(&unfinished, content)?;
-        fs::set_permissions(&unfinished, fs::metadata(path)?.permissions())?;
+        // Root alone gives files away; whoever else has what he can write, and perhaps the group.
+        if chown(&unfinished, Some(there.uid()), Some(there.gid())).is_err() {
+            drop(chown(&unfinished, None, Some(there.gid())));
+        }
+        fs::set_permissions(&unfinished, there.permissions())?;
         fs::File::open(&unfinished)?.sync_all()?;
         fs::rename(&unfinished, path)
     };
@@ -212,6 +218,8 @@ pub async fn keep(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject as _};
 
     use super::*;
@@ -279,6 +287,20 @@ mod tests {
         }
         assert!(access.has_news(), "the broker is to be told");
         assert!(!access.has_news(), "once");
+    }
+
+    #[test]
+    fn a_broker_that_reads_by_its_group_goes_on_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = access(dir.path());
+        let of = |path| fs::metadata(path).map(|file| (file.uid(), file.gid(), file.mode() & 0o777)).unwrap();
+        // Who is not root has no such group to give.
+        if chown(&access.acl, Some(61_001), Some(61_002)).is_err() {
+            return;
+        }
+        fs::set_permissions(&access.acl, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(access.update(&shut_out(&[1]), NOW).unwrap());
+        assert_eq!(of(&access.acl), (61_001, 61_002, 0o640));
     }
 
     #[test]
