@@ -394,3 +394,21 @@ fn operator_log_text(log: &OperatorLogJson) -> String {
     };
     table(&["AT", "WHO", "WHAT", "ABOUT"], log.log.iter().map(row).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_stands_once_in_a_line_however_many_causes_have_it() {
+        let cause = |code: &str, detail: &str| CauseJson {
+            code: code.to_owned(),
+            detail: detail.to_owned(),
+            first_seen: String::new(),
+            last_seen: String::new(),
+        };
+        let two = [cause("b", "x"), cause("a", "y"), cause("b", "z")];
+        assert_eq!(codes(&two), "b a");
+        assert_eq!(codes(&[]), "-");
+    }
+}
