@@ -218,6 +218,8 @@ impl Verifier {
                 }
             };
         }
+        // A store that cannot write holds the last message for ever. What was given up was at fault by itself.
+        self.ready.set(STORING, true);
         answers
     }
 

@@ -354,6 +354,19 @@ async fn with_a_wrong_clock_nothing_is_judged_or_asked_and_what_waits_is_judged_
 }
 
 #[tokio::test]
+async fn a_row_that_cannot_be_written_leaves_the_store_ready_for_all_others() {
+    let bench = bench!();
+    let mut device = bench.settled().await;
+    let message = device.attest(&[bench.ask(&device)], Attach::Nothing);
+    let database = rusqlite::Connection::open(bench.store.path()).unwrap();
+    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON device_state BEGIN SELECT raise(ABORT, 'damaged'); END";
+    database.execute_batch(refuse).unwrap();
+    assert_eq!(bench.send(&device, &message).await, []);
+    assert_eq!(bench.count("\"contended\""), 1, "given up");
+    assert!(!bench.ready.missing().contains(&STORING));
+}
+
+#[tokio::test]
 async fn a_store_from_yesterdays_backup_converges_with_devices_that_are_ahead() {
     // Before now by the machine's clock, which the store takes the time of the restore from.
     let bench = bench!(1_700_000_000);
