@@ -138,21 +138,21 @@ pub(crate) async fn ensure(
         return Ok(Enrolled { device, credentials, before: true, complete: true });
     }
     let some = !registered.is_empty();
-    let door = before.door(broker, state, device, &key, some)?;
-    tracing::info!(%device, client = %door.client, "enrolling");
-    let done = match door.enrol_all(&mut missing, state, worker, &key).await {
-        Err(error) if some => {
-            tracing::error!("not enrolled with every verifier: {}", told(&error));
-            Vec::new()
+    let done = loop {
+        let door = before.door(broker, state, device, &key, some)?;
+        tracing::info!(%device, client = %door.client, "enrolling");
+        match door.enrol_all(&mut missing, state, worker, &key).await {
+            Err(error) if some => {
+                tracing::error!("not enrolled with every verifier: {}", told(&error));
+                break Vec::new();
+            }
+            // Of a broker or a CA that was here before this one: an installation that was made anew.
+            Err(error) if door.is_own && broker.credentials.is_some() && is_refused(&error) => {
+                tracing::warn!("{}; enrolling with the configured certificate", told(&error));
+                before.own = None;
+            }
+            done => break done?,
         }
-        // Of a broker or a CA that was here before this one: an installation that was made anew.
-        Err(error) if door.is_own && broker.credentials.is_some() && is_refused(&error) => {
-            tracing::warn!("{}; enrolling with the configured certificate", told(&error));
-            before.own = None;
-            let door = before.door(broker, state, device, &key, some)?;
-            door.enrol_all(&mut missing, state, worker, &key).await?
-        }
-        done => done?,
     };
     let complete = done.len() == missing.len();
     let known = registered.iter().map(|verifier| verifier.id).chain(done.iter().map(|(id, _)| *id));
