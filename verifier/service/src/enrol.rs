@@ -39,7 +39,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Desk {
     by_client: Limiter<String>,
-    all: Limiter<()>,
+    /// Of strangers, and of devices.
+    all: Limiter<bool>,
     certificates: Limiter<DeviceId>,
     keys: Mutex<Vec<(u64, hmac::Key)>>,
 }
@@ -48,10 +49,18 @@ impl Default for Desk {
     fn default() -> Self {
         Self {
             by_client: Limiter::new(ENROL_CLIENT_RATE, MAX_RATED_CLIENTS),
-            all: Limiter::new(ENROL_RATE, 1),
+            all: Limiter::new(ENROL_RATE, 2),
             certificates: Limiter::new(CERTIFICATE_RATE, MAX_RATED_DEVICES),
             keys: Mutex::default(),
         }
+    }
+}
+
+impl Desk {
+    /// Devices renew under their ids, which the broker lets no stranger take.
+    fn allows(&self, client: &Name, now: Instant) -> bool {
+        let renews = client.as_str().parse::<DeviceId>().is_ok();
+        self.by_client.allows(client.to_string(), now) && self.all.allows(renews, now)
     }
 }
 
@@ -138,8 +147,7 @@ impl Verifier {
     /// # Errors
     /// [`StoreError`] where the store failed: the same message may be tried again.
     pub fn enrol(&self, client: &Name, message: &[u8]) -> Result<Option<Outgoing>, StoreError> {
-        let now = Instant::now();
-        if !self.enrolment.by_client.allows(client.to_string(), now) || !self.enrolment.all.allows((), now) {
+        if !self.enrolment.allows(client, Instant::now()) {
             self.metrics.dropped("rate.enrolment");
             return Ok(None);
         }
@@ -1033,6 +1041,16 @@ mod tests {
         office.verifier.store.approve(device, None, "test", NOW).unwrap();
         office.enrolled(presentation(&ak(1)));
         assert_eq!(AkCertificate::open(&keys.result, &stored()).unwrap().generation, 2);
+    }
+
+    #[test]
+    fn strangers_without_end_keep_no_device_from_renewing() {
+        let (desk, now) = (Desk::default(), Instant::now());
+        let name = |text: String| Name::new(&text).unwrap();
+        let served = (0..1000).filter(|n| desk.allows(&name(format!("d-{n}")), now)).count();
+        assert_eq!(served, ENROL_RATE.burst as usize);
+        let renewed = (0..1000_u16).filter(|n| desk.allows(&name(format!("{n:064x}")), now)).count();
+        assert_eq!(renewed, ENROL_RATE.burst as usize, "which is bounded as well");
     }
 
     #[test]

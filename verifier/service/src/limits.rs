@@ -89,7 +89,8 @@ pub const REFUSAL_RATE: Rate = Rate { burst: 8, every: Duration::from_secs(2) };
 pub const CONTINUE_RATE: Rate = Rate { burst: 64, every: Duration::from_millis(250) };
 /// Enrolment messages of one client: two make an enrolment, which may be tried again.
 pub const ENROL_CLIENT_RATE: Rate = Rate { burst: 6, every: Duration::from_secs(5) };
-/// Enrolment messages of all: each costs certificate paths and an encryption, a millisecond or two.
+/// Enrolment messages of all strangers, and as many of all devices that renew: each costs certificate paths and an
+/// encryption, a millisecond or two.
 pub const ENROL_RATE: Rate = Rate { burst: 200, every: Duration::from_millis(20) };
 /// Certificates for the broker that one device is given: a device without memory takes one at each start. All are remembered
 /// until they end, to be revoked with it: some two thousand at this rate.
