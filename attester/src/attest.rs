@@ -220,6 +220,7 @@ impl Logs {
         boot_log: Option<&[u8]>,
         ima_log: &std::path::Path,
     ) {
+        (self.shown.runtime_from, self.shown.ima_from) = (held.runtime, held.ima);
         let unchanged = held.has_pcrs(&self.shown.pcrs);
         if !unchanged {
             self.shown.pcrs_attached = self.attach(LogKind::PcrValues, 0, values.all().len() as u64, values.to_bytes());

@@ -81,8 +81,19 @@ struct Sent {
     digest: [u8; 32],
     message: [u8; 32],
     shown: Shown,
+    /// Whether anything was attached.
+    attached: bool,
     why: Why,
     at: Instant,
+}
+
+/// What a verifier lacks of a log.
+#[derive(Debug, Clone, Copy)]
+enum Missing {
+    /// What did not fit the message. It asks for that by itself.
+    Rest,
+    /// What it was sent before: it has lost what it held, and does not know that there is more here.
+    Earlier,
 }
 
 /// An attestation that has to be made.
@@ -320,7 +331,7 @@ impl Exchange {
         match self.step {
             Step::Idle if idle_is_due => self.begin(Why::Epoch, now),
             Step::Asked { why, until } | Step::Sent { why, until } if until <= now => {
-                tracing::warn!(verifier = %self.verifier.name, "no answer: asking again");
+                tracing::warn!(verifier = %self.verifier.name, "no answer, or one without what was sent before: asking again");
                 self.tries = self.tries.saturating_add(1);
                 self.begin(why, now)
             }
@@ -466,7 +477,7 @@ impl Exchange {
             return None;
         }
         let (digest, message, shown, why) = (made.digest, sha256(&made.message), made.shown, make.why);
-        self.latest = Some(Sent { nonce: *nonce, digest, message, shown, why, at: now });
+        self.latest = Some(Sent { nonce: *nonce, digest, message, shown, attached: made.attached, why, at: now });
         let by_epoch = self.open.is_some_and(|open| open.nonce == *nonce);
         if let Some(open) = &mut self.open {
             open.used |= by_epoch;
@@ -517,21 +528,26 @@ impl Exchange {
         let incomplete = result.causes.iter().any(|cause| cause.code == INCOMPLETE);
         let held = Held::after(&result.acknowledged, &evidence.shown, incomplete);
         let why = evidence.why;
+        let lost = held.is_before(&evidence.shown) || !evidence.attached;
         self.latest = None;
-        self.judged(incomplete, &held, why, now);
+        let missing = incomplete.then_some(if lost { Missing::Earlier } else { Missing::Rest });
+        self.judged(missing, &held, why, now);
         Ok(Accepted { result, held, incomplete })
     }
 
     /// What a result means for the conversation. One that came late interrupts nothing.
-    fn judged(&mut self, incomplete: bool, held: &Held, why: Why, now: Instant) {
+    fn judged(&mut self, missing: Option<Missing>, held: &Held, why: Why, now: Instant) {
         if !matches!(self.step, Step::Idle | Step::Sent { .. }) {
             return;
         }
-        if incomplete && self.leads_on(held) {
-            // The verifier asks for more by itself.
-            self.ask_later(why, now);
-        } else {
-            (self.step, self.tries) = (Step::Idle, 0);
+        match missing {
+            Some(missing) if self.leads_on(held) => {
+                self.ask_later(why, now);
+                if let (Missing::Earlier, Step::Asked { until, .. }) = (missing, &mut self.step) {
+                    *until = now;
+                }
+            }
+            _ => (self.step, self.tries) = (Step::Idle, 0),
         }
     }
 

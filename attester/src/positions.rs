@@ -42,9 +42,18 @@ pub(crate) struct Shown {
     pub(crate) pcrs_attached: bool,
     /// Whether the boot log was attached.
     pub(crate) boot_log_attached: bool,
+    /// Index in the runtime log from which on the message goes.
+    pub(crate) runtime_from: u64,
+    /// The same for the IMA list.
+    pub(crate) ima_from: u64,
 }
 
 impl Held {
+    /// Whether the verifier stands before what a message went on from: it has lost what it held.
+    pub(crate) const fn is_before(&self, shown: &Shown) -> bool {
+        self.runtime < shown.runtime_from || self.ima < shown.ima_from
+    }
+
     /// What counts for evidence with these counters: nothing, where they are of another boot. A resume from sleep raises
     /// restartCount too, and all logs go on: `first_restart` is what it was when the runtime log began.
     pub(crate) fn in_boot(&self, counters: &Counters, first_restart: u32) -> Self {
@@ -146,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_verifier_that_cannot_follow_is_sent_everything_that_it_was_not_sent_this_time() {
-        let shown = Shown { boot_log: Some([1; 32]), pcrs: [2; 32], pcrs_attached: true, boot_log_attached: false };
+        let shown = Shown { boot_log: Some([1; 32]), pcrs: [2; 32], pcrs_attached: true, ..Shown::default() };
         let held = Held::after(&acknowledged(), &shown, true);
         assert!(held.has_pcrs(&[2; 32]) && !held.has_boot_log(&[1; 32]));
     }

@@ -378,6 +378,28 @@ fn a_verifier_that_finds_a_gap_in_silent_evidence_gets_what_it_lacks() {
     assert_eq!(answer(&mut exchange, &made_with_logs(), now), Some((Why::Epoch, Sending::ToBeAnswered)));
 }
 
+#[test]
+fn a_verifier_that_lost_what_it_held_is_asked_for_a_challenge_at_once_and_not_for_ever() {
+    let (verifier, now) = (Verifier::new(), Instant::now());
+    let mut exchange = verifier.steady(now);
+    let lost = AttestationResult { nonce: [101; 32], ..incomplete(0) };
+    exchange.result(&verifier.seal(Purpose::Result, &lost), now).unwrap();
+    let mut hellos = 0;
+    while exchange.turn(now).is_some() {
+        hellos += 1;
+        exchange.challenge(&verifier.challenge(NONCE, false), now).unwrap();
+        assert!(answer(&mut exchange, &made(), now).is_some());
+        exchange.result(&verifier.seal(Purpose::Result, &incomplete(0)), now).unwrap();
+    }
+    assert_eq!(hellos, 1);
+    // One that lacks only what did not fit asks by itself.
+    let mut exchange = verifier.sent(now);
+    exchange.challenge(&verifier.challenge(NONCE, false), now).unwrap();
+    assert!(answer(&mut exchange, &made_with_logs(), now).is_some());
+    exchange.result(&verifier.seal(Purpose::Result, &incomplete(7)), now).unwrap();
+    assert!(exchange.is_busy() && exchange.turn(now).is_none());
+}
+
 // Epochs
 
 #[test]
