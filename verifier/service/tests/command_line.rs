@@ -373,6 +373,23 @@ fn a_token_is_good_for_its_role_until_it_is_revoked() {
 }
 
 #[test]
+fn a_token_without_a_name_gets_one_and_all_of_a_role_end_together() {
+    let service = Service::start();
+    for role in ["reader", "reader", "operator"] {
+        assert_eq!(service.code(&["token", "create", "--role", role]), 0);
+    }
+    assert_eq!(service.code(&["token", "revoke"]), 2);
+    assert_eq!(service.code(&["token", "revoke", "--role", "reader"]), 0);
+    let roles = || -> Vec<String> {
+        let list = service.json(&["token", "list"]);
+        list["tokens"].as_array().unwrap().iter().map(|token| token["role"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(roles(), ["administrator", "operator"]);
+    assert_eq!(service.code(&["token", "revoke", "--role", "reader"]), 2);
+    assert_eq!(service.code(&["token", "revoke", "--role", "administrator"]), 2, "that of the installation stays");
+}
+
+#[test]
 fn keys_that_are_not_there_yet_are_an_error_and_no_answer() {
     let service = Service::start();
     assert_eq!(service.code(&["keys", "show"]), 1);

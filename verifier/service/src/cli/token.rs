@@ -3,6 +3,8 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
+use data_encoding::HEXLOWER;
+use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{
     USAGE,
@@ -10,7 +12,10 @@ use super::{
     show::{Row, cell, table},
 };
 use crate::{
-    http::api::{CreateTokenJson, NewTokenJson, TokenJson, TokenRevokedJson, TokensJson},
+    http::{
+        INIT,
+        api::{CreateTokenJson, NewTokenJson, TokenJson, TokenRevokedJson, TokensJson},
+    },
     store::Role,
 };
 
@@ -27,19 +32,20 @@ enum TokenCommand {
     Create {
         #[command(flatten)]
         service: Service,
-        /// Whose it is: stands in the history of what its holder does
-        name: String,
+        /// Whose it is: stands in the history of what its holder does [default: the role and a number drawn]
+        name: Option<String>,
         /// What it is good for: reader (look), operator (act on devices), administrator (tokens and keys too)
         #[arg(long)]
         role: String,
     },
-    /// Ends a token
+    /// Ends a token, or all of one role
     Revoke {
         #[command(flatten)]
         service: Service,
         /// Whose it is
-        name: String,
-        /// Only if it has this role
+        #[arg(required_unless_present = "role")]
+        name: Option<String>,
+        /// Only if it has this role; without a name, all that have it
         #[arg(long)]
         role: Option<String>,
     },
@@ -53,9 +59,9 @@ enum TokenCommand {
 pub(super) fn run(args: &TokenArgs) -> ExitCode {
     finish((|| {
         match &args.command {
-            TokenCommand::Create { service, name, role } => create(service, name, role_of(role)?)?,
+            TokenCommand::Create { service, name, role } => create(service, name.as_deref(), role_of(role)?)?,
             TokenCommand::Revoke { service, name, role } => {
-                revoke(service, name, role.as_deref().map(role_of).transpose()?)?;
+                revoke(service, name.as_deref(), role.as_deref().map(role_of).transpose()?)?;
             }
             TokenCommand::List { service } => {
                 service.show(&service.client()?.get("/v1/tokens")?, tokens_text)?;
@@ -79,29 +85,54 @@ fn checked(name: &str) -> Result<&str, Failure> {
     Err(Failure(format!("`{name}` is no token's name: 1 to 32 lower-case letters, digits, `.`, `_` and `-`"), USAGE))
 }
 
-fn create(service: &Service, name: &str, role: Role) -> Result<(), Failure> {
-    let body = CreateTokenJson { name: checked(name)?.to_owned(), role };
+fn create(service: &Service, name: Option<&str>, role: Role) -> Result<(), Failure> {
+    let name = match name {
+        Some(name) => checked(name)?.to_owned(),
+        None => format!("{}-{}", role.name(), drawn()?),
+    };
+    let body = CreateTokenJson { name, role };
     let answer = service.client()?.post("/v1/tokens", &body, Duration::ZERO)?;
     // The token alone, so that it can go straight into a file.
     service.show(&answer, |new: &NewTokenJson| format!("{}\n", new.token))?;
     if !service.json {
+        let name = &body.name;
         eprintln!("token `{name}` ({}): it is shown this once; put it into a file of mode 0600", role.name());
     }
     Ok(())
 }
 
-fn revoke(service: &Service, name: &str, role: Option<Role>) -> Result<(), Failure> {
+fn drawn() -> Result<String, Failure> {
+    let mut random = [0; 4];
+    let drawn = SystemRandom::new().fill(&mut random);
+    drawn.map_err(|_| Failure("the system's random number generator gives nothing".to_owned(), 1))?;
+    Ok(HEXLOWER.encode(&random))
+}
+
+fn revoke(service: &Service, name: Option<&str>, role: Option<Role>) -> Result<(), Failure> {
     let client = service.client()?;
-    if let Some(role) = role {
-        let known: TokensJson =
-            serde_json::from_slice(&client.get("/v1/tokens")?).unwrap_or(TokensJson { tokens: vec![] });
-        if !known.tokens.iter().any(|token| token.name == name && token.role == role) {
-            return Err(Failure(format!("there is no token named `{name}` with the role `{}`", role.name()), USAGE));
+    let names = match (name, role) {
+        (Some(name), None) => vec![checked(name)?.to_owned()],
+        (name, role) => {
+            let known: TokensJson =
+                serde_json::from_slice(&client.get("/v1/tokens")?).unwrap_or(TokensJson { tokens: vec![] });
+            let meant = |token: &TokenJson| match name {
+                Some(name) => token.name == name,
+                // That of the installation ends with its file.
+                None => token.name != INIT,
+            };
+            let of_role = known.tokens.into_iter().filter(|token| role.is_none_or(|role| token.role == role));
+            of_role.filter(meant).map(|token| token.name).collect()
         }
+    };
+    if names.is_empty() {
+        let named = name.map(|name| format!(" named `{name}`")).unwrap_or_default();
+        let with = role.map(|role| format!(" with the role `{}`", role.name())).unwrap_or_default();
+        return Err(Failure(format!("there is no token{named}{with} to revoke"), USAGE));
     }
-    let path = format!("/v1/tokens/{}/revoke", checked(name)?);
-    let answer = client.post(&path, &serde_json::json!({}), Duration::ZERO)?;
-    service.show(&answer, |gone: &TokenRevokedJson| format!("revoked {}\n", gone.name))?;
+    for name in names {
+        let answer = client.post(&format!("/v1/tokens/{name}/revoke"), &serde_json::json!({}), Duration::ZERO)?;
+        service.show(&answer, |gone: &TokenRevokedJson| format!("revoked {}\n", gone.name))?;
+    }
     Ok(())
 }
 

@@ -199,7 +199,7 @@ struct Caller {
 }
 
 /// Name of the token that `verifier init` makes.
-const INIT: &str = "init";
+pub(crate) const INIT: &str = "init";
 
 /// Default deny: stands before the router, so a route cannot be forgotten.
 async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Response {
