@@ -1,5 +1,7 @@
 //! Why a verdict is not better: the table of causes, from which `docs/causes.md` is made, and one cause of one device.
 
+use std::collections::BTreeSet;
+
 use evidence::result::{Claim, Tier, TrustVector};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -175,6 +177,15 @@ pub struct Cause {
     pub first_seen: UnixSeconds,
     /// When it was last shown, seconds since 1970.
     pub last_seen: UnixSeconds,
+}
+
+/// Whether two lists tell the same of a device, in whatever order and since whenever.
+#[must_use]
+pub fn tell_the_same(one: &[Cause], other: &[Cause]) -> bool {
+    fn told(causes: &[Cause]) -> BTreeSet<(Code, &str)> {
+        causes.iter().map(|cause| (cause.code, cause.detail.as_str())).collect()
+    }
+    told(one) == told(other)
 }
 
 /// `docs/causes.md`, as the table says it.

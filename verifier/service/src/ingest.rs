@@ -9,7 +9,7 @@
 //! follows the message that announces them.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, LazyLock},
     thread::available_parallelism,
@@ -18,7 +18,7 @@ use std::{
 
 use appraisal::{
     Accepts, Appraisal, Basis, Cause, ChallengeKey, Code, DeviceState, Files, Fresh, Input, Stale, UnixSeconds,
-    Verdict, appraise,
+    Verdict, appraise, cause::tell_the_same,
 };
 use evidence::{
     cbor,
@@ -623,9 +623,6 @@ impl Verifier {
 
 /// Whether a device learns nothing from the result: it answered an epoch, attached nothing, and everything is as before.
 fn is_no_news(fresh: &Fresh, before: Option<&DeviceState>, now: &Appraisal) -> bool {
-    let about = |causes: &[Cause]| -> BTreeSet<(Code, String)> {
-        causes.iter().map(|cause| (cause.code, cause.detail.clone())).collect()
-    };
     let evidence = fresh.evidence();
     matches!(fresh.basis(), Basis::Epoch { .. })
         && evidence.attester().why == Why::Epoch
@@ -635,7 +632,7 @@ fn is_no_news(fresh: &Fresh, before: Option<&DeviceState>, now: &Appraisal) -> b
             state.judged < before.expires
                 && (state.verdict, &state.release) == (before.verdict, &before.release)
                 && before.boot.acknowledged() == now.acknowledged
-                && about(&before.causes) == about(&state.causes)
+                && tell_the_same(&before.causes, &state.causes)
         })
 }
 

@@ -1,8 +1,6 @@
 //! Judged evidence into rows. Unchanged evidence costs two updates that touch no index; what differs is written besides.
 
-use std::collections::BTreeSet;
-
-use appraisal::{Appraisal, Cause, Code, DeviceState, UnixSeconds, Verdict, state::Attested};
+use appraisal::{Appraisal, Cause, DeviceState, UnixSeconds, Verdict, cause::tell_the_same, state::Attested};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
@@ -107,9 +105,6 @@ fn write_state(c: &Connection, n: i64, accepted: &Accepted) -> Sql<()> {
 /// wrote, and one for what was covered where this evidence begins anew. Whether there was anything to write.
 fn write_history(c: &Connection, n: i64, old: &Stands, new: &Stands, appraisal: &Appraisal) -> Sql<bool> {
     let state = &appraisal.state;
-    let about = |causes: &[Cause]| -> BTreeSet<(Code, String)> {
-        causes.iter().map(|cause| (cause.code, cause.detail.clone())).collect()
-    };
     let now = state.judged;
     let (is, was) = (new.at(now), old.at(now));
     let expired = old.state.as_ref().filter(|old| old.expires <= now);
@@ -125,7 +120,7 @@ fn write_history(c: &Connection, n: i64, old: &Stands, new: &Stands, appraisal: 
     }
     let same = old.state.as_ref().is_some_and(|old| old.release == state.release)
         && was.verdict == is.verdict
-        && about(&was.causes) == about(&is.causes);
+        && tell_the_same(&was.causes, &is.causes);
     if same && expired.is_none() {
         return Ok(appraisal.closed.is_some());
     }
