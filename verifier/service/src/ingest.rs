@@ -521,6 +521,7 @@ impl Verifier {
             registered: (*registration.ak.name_digest(), registration.generation),
             expected: state.map(|state| state.last),
             appraisal,
+            boot_log: None,
             evidence: fresh.evidence().bare().to_vec(),
             result: signed,
         };

@@ -103,7 +103,8 @@ fn evidence(device: DeviceId, clock: u64, after: Option<u64>, verdict: Verdict) 
         closed: None,
     };
     let registered = (*ak(device).name_digest(), 1);
-    Accepted { device, registered, expected: after.map(last), appraisal, evidence: vec![1], result: vec![2] }
+    let expected = after.map(last);
+    Accepted { device, registered, expected, appraisal, boot_log: None, evidence: vec![1], result: vec![2] }
 }
 
 impl Service {

@@ -4,7 +4,7 @@ use appraisal::{Appraisal, Cause, DeviceState, UnixSeconds, Verdict, cause::tell
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
-    Accepted, Committed, Sql, What, encode,
+    Accepted, Committed, Sql, What, boot_logs, encode,
     files::{self, NextSet},
     shorten, signed,
     standing::{self, COLUMNS, Stands},
@@ -57,6 +57,7 @@ fn one(c: &Connection, accepted: &Accepted) -> Sql<Committed> {
     };
     let state = &appraisal.state;
     write_state(c, before.n, accepted)?;
+    boot_logs::keep(c, before.n, accepted.boot_log.as_deref(), appraisal)?;
     // By what is known of the device now: an operator may have spoken since this was judged.
     let after = before.stands.with(state);
     if before.stands.is_firmware_denied() && !after.is_firmware_denied() {
@@ -222,7 +223,7 @@ mod tests {
         store.register(registration(1)).unwrap();
         commit(&store, accepted(1, 1, None));
         let rows = || -> i64 {
-            let tables = ["history", "device_cause", "device_state", "mset", "mset_file", "operator_log"];
+            let tables = ["history", "device_cause", "device_state", "boot_log", "mset", "mset_file", "operator_log"];
             let count = |c: &Connection, table: &str| {
                 c.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))
             };

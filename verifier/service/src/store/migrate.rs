@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::{StoreError, backup, connect, connect_reader, secrets, unsigned};
 
 /// Migrations in order; `PRAGMA user_version` says how many have been run.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// A database's version, before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +142,35 @@ mod tests {
         );
         assert_eq!(store.history(id(1), NOW).unwrap().len(), 1);
         assert_eq!(store.commit(vec![accepted(1, 1, None)]).unwrap(), [super::super::Committed::Done]);
+    }
+
+    /// The same as version 2 left it, with what the device's last evidence said.
+    fn version_2(path: &Path) {
+        version_1(path);
+        let c = Connection::open(path).unwrap();
+        c.execute_batch(include_str!("schema_2.sql")).unwrap();
+        c.pragma_update(None, "user_version", 2).unwrap();
+        let accepted = accepted(1, 1, None);
+        let state = &accepted.appraisal.state;
+        let times = params![state.judged as i64, state.expires as i64, state.release];
+        c.execute("UPDATE device SET verdict = 0, judged = ?1, expires = ?2, release = ?3", times).unwrap();
+        c.execute(
+            "INSERT INTO device_state (device, last, state, evidence, result) VALUES (1, ?1, ?2, x'01', x'02')",
+            params![state.last.evidence, serde_cbor::to_vec(state).unwrap()],
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn a_store_of_version_2_goes_on_where_it_was_and_holds_no_boot_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        version_2(&path);
+        assert_eq!(migrate(&path).unwrap(), Versions { found: 2, known: known() });
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.state(id(1)).unwrap(), Some(accepted(1, 1, None).appraisal.state));
+        assert_eq!(store.boot_log(id(1), &[0; 32]), Ok(None));
+        assert_eq!(store.commit(vec![accepted(1, 2, Some(1))]).unwrap(), [super::super::Committed::Done]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Everything here blocks, except what is named `…_async`; from async code use [`Store::off_thread`] for the rest.
 
 mod backup;
+mod boot_logs;
 mod commit;
 mod endorsements;
 mod epochs;

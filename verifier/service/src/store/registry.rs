@@ -289,7 +289,7 @@ fn replace(c: &Connection, n: i64, new: &NewRegistration) -> Sql<()> {
         "UPDATE device SET judged = NULL, expires = 0, verdict = 2, mset = NULL, release = NULL WHERE n = ?1",
         [n],
     )?;
-    for table in ["device_state", "device_cause"] {
+    for table in ["device_state", "device_cause", "boot_log"] {
         c.execute(&format!("DELETE FROM {table} WHERE device = ?1"), [n])?;
     }
     if let Some(mset) = mset {
@@ -410,7 +410,7 @@ mod tests {
     use super::*;
     use crate::store::{
         Committed,
-        tests::{NOW, accepted, commit, contraindicated, id, registration, store, with_files},
+        tests::{NOW, accepted, commit, contraindicated, id, registration, store, with_boot_log, with_files},
     };
 
     fn rows(store: &Store, table: &str) -> i64 {
@@ -430,11 +430,12 @@ mod tests {
     fn of_a_replaced_key_nothing_stays_but_history_and_it_is_free_again() {
         let (_folder, store) = store();
         store.register(registration(1)).unwrap();
-        commit(&store, with_files(contraindicated(accepted(1, 1, None)), &["a", "b"]));
+        let shown = with_boot_log(with_files(contraindicated(accepted(1, 1, None)), &["a", "b"]), b"log");
+        commit(&store, shown);
         readmit(&store);
         assert_eq!(store.register(with_ak_of(7, 2)), Ok(Registered::Replaced));
         assert_eq!(store.state(id(1)).unwrap(), None);
-        for table in ["device_state", "device_cause", "mset", "mset_file", "file"] {
+        for table in ["device_state", "device_cause", "boot_log", "mset", "mset_file", "file"] {
             assert_eq!(rows(&store, table), 0, "{table}");
         }
         let shown = store.device(id(1), NOW + 9).unwrap().unwrap();

@@ -5,7 +5,9 @@ use std::{
 };
 
 use appraisal::{
-    Appraisal, Cause, Code, DeviceState, EkClass, MeasuredFile, UnixSeconds, Verdict, freshness::Last, state::BootState,
+    Appraisal, Cause, Code, DeviceState, EkClass, MeasuredFile, UnixSeconds, Verdict,
+    freshness::Last,
+    state::{BootLogFacts, BootState},
 };
 use evidence::{
     claims::{DeviceId, Why},
@@ -99,6 +101,7 @@ pub(crate) fn accepted(number: u64, clock: u64, after: Option<u64>) -> Accepted 
         registered: (*ak(number).name_digest(), 1),
         expected: after.map(last),
         appraisal,
+        boot_log: None,
         evidence: vec![1],
         result: vec![2, 3],
     }
@@ -112,6 +115,13 @@ pub(crate) fn contraindicated(mut accepted: Accepted) -> Accepted {
 
 pub(crate) fn with_files(mut accepted: Accepted, files: &[&str]) -> Accepted {
     accepted.appraisal.new_files = files.iter().map(|name| file(name)).collect();
+    accepted
+}
+
+pub(crate) fn with_boot_log(mut accepted: Accepted, log: &[u8]) -> Accepted {
+    accepted.appraisal.state.boot.boot_log =
+        Some(BootLogFacts { digest: sha256(log), events: 1, runtime_start: [0; 32] });
+    accepted.boot_log = Some(log.to_vec());
     accepted
 }
 

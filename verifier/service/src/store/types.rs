@@ -159,6 +159,8 @@ pub struct Accepted {
     pub expected: Option<Last>,
     /// The judgement.
     pub appraisal: Appraisal,
+    /// The boot log in it, where it is to be kept.
+    pub boot_log: Option<Vec<u8>>,
     /// The message, without its attachments.
     pub evidence: Vec<u8>,
     /// The signed result.
