@@ -9,7 +9,7 @@ use crate::{
     error::Unreadable,
     items::{ItemWriter, Items},
     limits::{MAX_BOOTS, MAX_EXECUTABLES, MAX_FILE},
-    release::{BootPcrs, Executable, Invalid, Release},
+    release::{BootPcrs, Content, Executable, Invalid, Release},
 };
 
 /// The profile that fixes what the parts mean (`corim-map`, key 3).
@@ -26,9 +26,9 @@ const TAG_TIME: u64 = 1;
 /// SHA-256 in the Named Information Hash Algorithm Registry.
 const SHA_256: u64 = 1;
 
-/// Measured element that stands for files: all measurements with it are alternatives.
+/// Content element that stands for files: all measurements with it are alternatives.
 const EXECUTABLE: &str = "executable";
-/// Measured element that stands for boots.
+/// Content element that stands for boots.
 const BOOT: &str = "boot";
 
 impl Release {
@@ -176,7 +176,7 @@ fn decode_comid(bytes: &[u8]) -> Result<Release, Unreadable> {
         Some((tagged, name)) if tagged == product => name,
         _ => return Err(items.malformed("the tag-id is not product@release of its environment's class").into()),
     };
-    Ok(Release::from_ordered(&product, name, sequence, measured.executables, measured.boots)?)
+    Ok(Release::from_ordered(&product, name, sequence, measured)?)
 }
 
 fn decode_tag_identity<'a>(items: &mut Items<'a>) -> Result<(&'a str, u64), Unreadable> {
@@ -192,14 +192,7 @@ fn decode_tag_identity<'a>(items: &mut Items<'a>) -> Result<(&'a str, u64), Unre
     id.zip(version).ok_or_else(|| items.malformed("tag-identity-map lacks tag-id or tag-version").into())
 }
 
-/// The measurements of one triple.
-#[derive(Default)]
-struct Measured {
-    boots: Vec<BootPcrs>,
-    executables: Vec<Executable>,
-}
-
-fn decode_triples(items: &mut Items<'_>) -> Result<(String, Measured), Unreadable> {
+fn decode_triples(items: &mut Items<'_>) -> Result<(String, Content), Unreadable> {
     if items.map()? != 1 {
         return Err(items
             .malformed("triples-map holds other than reference-triples, which alone are supported")
@@ -212,7 +205,7 @@ fn decode_triples(items: &mut Items<'_>) -> Result<(String, Measured), Unreadabl
     items.array_of(1, "one reference-triple-record is expected")?;
     items.array_of(2, "a reference-triple-record has an environment and its measurements")?;
     let product = decode_environment(items)?;
-    let mut measured = Measured::default();
+    let mut measured = Content::default();
     for _ in 0..items.array()? {
         decode_measurement(items, &mut measured)?;
     }
@@ -243,7 +236,7 @@ fn decode_environment(items: &mut Items<'_>) -> Result<String, Unreadable> {
     Ok(vendor.map_or_else(|| model.to_owned(), |vendor| format!("{vendor}/{model}")))
 }
 
-fn decode_measurement(items: &mut Items<'_>, measured: &mut Measured) -> Result<(), Unreadable> {
+fn decode_measurement(items: &mut Items<'_>, measured: &mut Content) -> Result<(), Unreadable> {
     expect_pairs(items, 2, "a measurement-map has a measured element and its values")?;
     expect_key(items, "measurement-map", 0)?;
     let at = items.at();

@@ -12,8 +12,9 @@ use std::{
 use evidence::pcr::sha256;
 
 use crate::{
+    boot_rules::{BootRules, ImaPolicy},
     error::Unusable,
-    release::BootPcrs,
+    release::{BootPcrs, Content},
     signed::{Signer, VerifiedRelease},
 };
 
@@ -35,6 +36,8 @@ pub struct ReleaseEntry {
     valid_from: Option<u64>,
     retire_at: Option<u64>,
     boots: Vec<BootPcrs>,
+    boot_rules: Vec<BootRules>,
+    ima_policies: Vec<ImaPolicy>,
     signers: Vec<Signer>,
 }
 
@@ -73,6 +76,18 @@ impl ReleaseEntry {
     #[must_use]
     pub fn boots(&self) -> &[BootPcrs] {
         &self.boots
+    }
+
+    /// Rules for boots, each as good as the other.
+    #[must_use]
+    pub fn boot_rules(&self) -> &[BootRules] {
+        &self.boot_rules
+    }
+
+    /// Policies that IMA may be given, in ascending order of digests.
+    #[must_use]
+    pub fn ima_policies(&self) -> &[ImaPolicy] {
+        &self.ima_policies
     }
 
     /// Who vouches for all of it; never empty.
@@ -114,17 +129,25 @@ impl ReferenceIndex {
             let number = ReleaseId(u32::try_from(releases.len()).map_err(|_| Unusable::TooMany)?);
             let (release, _, signers) = verified.into_parts();
             listed.extend(release.executables().iter().map(|file| (file.digest, number)));
+            // IMA lists the policy that it is given as a file, too.
+            listed.extend(release.ima_policies().iter().map(|policy| (policy.digest, number)));
+            let (product, name, sequence) = (release.product().into(), release.name().into(), release.sequence());
+            let (valid_from, retire_at) = (release.valid_from(), release.retire_at());
+            let Content { boots, boot_rules, ima_policies, .. } = release.into_content();
             releases.push(ReleaseEntry {
-                product: release.product().into(),
-                name: release.name().into(),
-                sequence: release.sequence(),
-                valid_from: release.valid_from(),
-                retire_at: release.retire_at(),
-                boots: release.into_boots(),
+                product,
+                name,
+                sequence,
+                valid_from,
+                retire_at,
+                boots,
+                boot_rules,
+                ima_policies,
                 signers,
             });
         }
         listed.sort_unstable();
+        listed.dedup();
         let table = DigestTable::compile(&listed)?;
         let products = product_ranges(&releases);
         let buckets = Buckets::over(&table.digests);

@@ -20,6 +20,7 @@
     )
 )]
 
+pub mod boot_rules;
 mod corim;
 mod error;
 mod index;
@@ -31,10 +32,11 @@ mod role;
 mod signed;
 mod trust;
 
+pub use boot_rules::BootRules;
 pub use error::{BadKey, NotTrusted, TrustError, Unreadable, Unsignable, Unusable};
 pub use index::{ProductRef, ReferenceIndex, ReleaseEntry, ReleaseId};
 pub use key::{KeyId, PublicKey, SigningKey};
-pub use release::{BootPcrs, Executable, Invalid, Release};
+pub use release::{BootPcrs, Content, Executable, Invalid, Release};
 pub use role::Role;
 pub use signed::{Signature, SignedRelease, Signer, VerifiedRelease};
 pub use trust::{Trust, TrustedSigner};

@@ -17,3 +17,20 @@ pub const MAX_PATH: usize = 4096;
 pub const MAX_TRUSTED: usize = 1024;
 /// Protected header of a signature, bytes: ours has 90 with the longest role.
 pub const MAX_PROTECTED_HEADER: usize = 128;
+/// Sets of boot rules in one release: one covers all hardware that differs in what is measured; products that differ
+/// in more are few.
+pub const MAX_BOOT_RULES: usize = 16;
+/// Kinds of events (PCR and type) in one set of boot rules: 14 PCRs with the few types that each has.
+pub const MAX_EVENT_KEYS: usize = 256;
+/// Sequences of one kind of event: one for each log that the rules were made from, at most.
+pub const MAX_SEQUENCES: usize = 64;
+/// Digests in one set of boot rules: a boot has some hundred events, and a dbx some hundred to a thousand entries.
+pub const MAX_RULE_DIGESTS: usize = 65_536;
+/// Command lines in one set of boot rules: boot menu entries of one product.
+pub const MAX_COMMAND_LINES: usize = 64;
+/// Length of a command line, bytes: Linux keeps 2048 on most architectures; escapes make a pattern longer.
+pub const MAX_COMMAND_LINE: usize = 4096;
+/// Length of a kernel's release, bytes (Linux __NEW_UTS_LEN).
+pub const MAX_KERNEL_RELEASE: usize = 64;
+/// IMA policies in one release.
+pub const MAX_IMA_POLICIES: usize = 16;

@@ -9,7 +9,10 @@ use evidence::{
 };
 use thiserror::Error;
 
-use crate::limits::{MAX_BOOTS, MAX_EXECUTABLES, MAX_NAME, MAX_PATH};
+use crate::{
+    boot_rules::{BootRules, ImaPolicy},
+    limits::{MAX_BOOT_RULES, MAX_BOOTS, MAX_EXECUTABLES, MAX_IMA_POLICIES, MAX_NAME, MAX_PATH},
+};
 
 /// PCRs that grow while the system runs: IMA's list (10) and the runtime log (14). A boot cannot fix their value.
 const RUNTIME_PCRS: [u8; 2] = [10, 14];
@@ -41,6 +44,12 @@ pub enum Invalid {
     /// A boot log without the bank that is quoted.
     #[error("the boot log has no SHA-256 measurements, and only SHA-256 PCRs are quoted")]
     NoSha256,
+    /// A boot rule that says nothing, or contradicts itself.
+    #[error("boot rules: {0}")]
+    Rule(&'static str),
+    /// A command line that no kernel gets.
+    #[error("command line {0:?}… is longer than 4096 bytes or has control characters")]
+    CommandLine(String),
     /// Nothing measured.
     #[error("the release holds neither an executable nor a boot")]
     Empty,
@@ -123,6 +132,65 @@ impl BootPcrs {
     }
 }
 
+/// What a release measures. The order of what stands in it, and what stands there twice, says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// What may run.
+    pub executables: Vec<Executable>,
+    /// PCR values of boots, each as good as the other.
+    pub boots: Vec<BootPcrs>,
+    /// Rules for boots, each as good as the other.
+    pub boot_rules: Vec<BootRules>,
+    /// Policies that IMA may be given.
+    pub ima_policies: Vec<ImaPolicy>,
+}
+
+impl Content {
+    /// The same in the one order that it is written in: a digest found at several paths once, under the first path.
+    fn ordered(mut self) -> Self {
+        fn ordered<T: Ord>(list: Vec<T>) -> Vec<T> {
+            list.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
+        }
+        self.executables.sort_unstable();
+        self.executables.dedup_by(|later, first| later.digest == first.digest);
+        self.ima_policies.sort_unstable();
+        self.ima_policies.dedup_by(|later, first| later.digest == first.digest);
+        Self { boots: ordered(self.boots), boot_rules: ordered(self.boot_rules), ..self }
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        let Self { executables, boots, boot_rules, ima_policies } = self;
+        if executables.is_empty() && boots.is_empty() && boot_rules.is_empty() {
+            return Err(Invalid::Empty);
+        }
+        for (what, n, limit) in [
+            ("executables", executables.len(), MAX_EXECUTABLES),
+            ("boots", boots.len(), MAX_BOOTS),
+            ("sets of boot rules", boot_rules.len(), MAX_BOOT_RULES),
+            ("IMA policies", ima_policies.len(), MAX_IMA_POLICIES),
+        ] {
+            if n > limit {
+                return Err(Invalid::TooMany { what, limit });
+            }
+        }
+        for (what, in_order) in [
+            ("executables", executables.is_sorted_by(|a, b| a.digest < b.digest)),
+            ("boots", boots.is_sorted_by(|a, b| a < b)),
+            ("boot rules", boot_rules.is_sorted_by(|a, b| a < b)),
+            ("IMA policies", ima_policies.is_sorted_by(|a, b| a.digest < b.digest)),
+        ] {
+            if !in_order {
+                return Err(Invalid::Order(what));
+            }
+        }
+        ima_policies.iter().try_for_each(ImaPolicy::check)?;
+        match executables.iter().find(|file| !path_allowed(&file.path)) {
+            Some(bad) => Err(Invalid::Path(bad.path.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Everything that one release says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
@@ -131,8 +199,7 @@ pub struct Release {
     sequence: u64,
     valid_from: Option<u64>,
     retire_at: Option<u64>,
-    executables: Vec<Executable>,
-    boots: Vec<BootPcrs>,
+    content: Content,
 }
 
 impl Release {
@@ -148,45 +215,45 @@ impl Release {
         product: &str,
         name: &str,
         sequence: u64,
-        mut executables: Vec<Executable>,
-        boots: Vec<BootPcrs>,
-    ) -> Result<Self, Invalid> {
-        executables.sort_unstable();
-        executables.dedup_by(|later, first| later.digest == first.digest);
-        let boots = boots.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-        Self::from_ordered(product, name, sequence, executables, boots)
-    }
-
-    /// The same, from content that must be in order and unique already.
-    pub(crate) fn from_ordered(
-        product: &str,
-        name: &str,
-        sequence: u64,
         executables: Vec<Executable>,
         boots: Vec<BootPcrs>,
     ) -> Result<Self, Invalid> {
+        Self::with_content(product, name, sequence, Content { executables, boots, ..Content::default() })
+    }
+
+    /// A release with all that it measures, in any order.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_content(product: &str, name: &str, sequence: u64, content: Content) -> Result<Self, Invalid> {
+        Self::from_ordered(product, name, sequence, content.ordered())
+    }
+
+    /// The same, from content that must be in order and unique already.
+    pub(crate) fn from_ordered(product: &str, name: &str, sequence: u64, content: Content) -> Result<Self, Invalid> {
         check_product(product)?;
         check_name("release", name)?;
-        if executables.is_empty() && boots.is_empty() {
-            return Err(Invalid::Empty);
-        }
-        if executables.len() > MAX_EXECUTABLES {
-            return Err(Invalid::TooMany { what: "executables", limit: MAX_EXECUTABLES });
-        }
-        if boots.len() > MAX_BOOTS {
-            return Err(Invalid::TooMany { what: "boots", limit: MAX_BOOTS });
-        }
-        if !executables.is_sorted_by(|a, b| a.digest < b.digest) {
-            return Err(Invalid::Order("executables"));
-        }
-        if !boots.is_sorted_by(|a, b| a < b) {
-            return Err(Invalid::Order("boots"));
-        }
-        if let Some(bad) = executables.iter().find(|file| !path_allowed(&file.path)) {
-            return Err(Invalid::Path(bad.path.clone()));
-        }
+        content.check()?;
         let (product, name) = (product.to_owned(), name.to_owned());
-        Ok(Self { product, name, sequence, valid_from: None, retire_at: None, executables, boots })
+        Ok(Self { product, name, sequence, valid_from: None, retire_at: None, content })
+    }
+
+    /// The same release with rules for its boots.
+    ///
+    /// # Errors
+    /// [`Invalid::TooMany`].
+    pub fn with_boot_rules(mut self, boot_rules: Vec<BootRules>) -> Result<Self, Invalid> {
+        self.content = Content { boot_rules, ..self.content }.ordered();
+        self.content.check().map(|()| self)
+    }
+
+    /// The same release with policies that IMA may be given.
+    ///
+    /// # Errors
+    /// [`Invalid::TooMany`], [`Invalid::Path`].
+    pub fn with_ima_policies(mut self, ima_policies: Vec<ImaPolicy>) -> Result<Self, Invalid> {
+        self.content = Content { ima_policies, ..self.content }.ordered();
+        self.content.check().map(|()| self)
     }
 
     /// The same release with a validity. [`Self::NEVER`] as an end is no end.
@@ -235,21 +302,33 @@ impl Release {
     /// What may run, in ascending order of digests.
     #[must_use]
     pub fn executables(&self) -> &[Executable] {
-        &self.executables
+        &self.content.executables
     }
 
     /// Boots, each as good as the other.
     #[must_use]
     pub fn boots(&self) -> &[BootPcrs] {
-        &self.boots
+        &self.content.boots
     }
 
-    pub(crate) fn into_boots(self) -> Vec<BootPcrs> {
-        self.boots
+    /// Rules for boots, each as good as the other.
+    #[must_use]
+    pub fn boot_rules(&self) -> &[BootRules] {
+        &self.content.boot_rules
+    }
+
+    /// Policies that IMA may be given, in ascending order of digests.
+    #[must_use]
+    pub fn ima_policies(&self) -> &[ImaPolicy] {
+        &self.content.ima_policies
+    }
+
+    pub(crate) fn into_content(self) -> Content {
+        self.content
     }
 }
 
-fn path_allowed(path: &str) -> bool {
+pub(crate) fn path_allowed(path: &str) -> bool {
     !path.is_empty() && path.len() <= MAX_PATH && !path.chars().any(char::is_control)
 }
 
