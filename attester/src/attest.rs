@@ -70,6 +70,7 @@ pub(crate) struct Attester {
     device: DeviceId,
     boot_log: PathBuf,
     ima_log: PathBuf,
+    kernel: Option<String>,
 }
 
 impl Attester {
@@ -82,7 +83,8 @@ impl Attester {
         let start = boot_log::runtime_start(boot.bytes(), config.runtime_pcr);
         let log = RuntimeLog::open(&config.state_dir, config.runtime_pcr, start, &mut tpm)?;
         let (boot_log, ima_log) = (config.boot_log.clone(), config.ima_log.clone());
-        Ok(Self { tpm, log, sweeper: Sweeper::new()?, endorsement, device, boot_log, ima_log })
+        let kernel = boot_log::kernel_id();
+        Ok(Self { tpm, log, sweeper: Sweeper::new()?, endorsement, device, boot_log, ima_log, kernel })
     }
 
     /// The device's id.
@@ -138,9 +140,10 @@ impl Attester {
             report(sweep, new);
         }
         let (quote, pcrs, values) = quote(&mut locked, &committed.extra_data())?;
-        let mut logs = Logs { shown: Shown { pcrs, ..Shown::default() }, ..Logs::default() };
+        let kernel = self.kernel.clone();
+        let mut logs = Logs { shown: Shown { pcrs, kernel, ..Shown::default() }, ..Logs::default() };
         if let Attach::Missing(held, max_message) = attach {
-            let held = held.in_boot(&quote.counters()?, locked.first_restart());
+            let held = held.in_boot(&quote.counters()?, locked.first_restart(), self.kernel.as_deref());
             logs.room = max_message.saturating_sub(ROOM_FOR_CLAIMS);
             logs.take_all(&held, &locked, &values, boot_log.bytes(), &self.ima_log);
         }
@@ -232,8 +235,9 @@ impl Logs {
         self.attach(LogKind::Runtime, held.runtime, count, bytes.to_vec());
         // The list is read after the quote: with the PCRs as the verifier knows them, nothing in it is new to it.
         if !unchanged && let Some(list) = boot_log::read(ima_log).bytes() {
-            let (count, bytes) = ima_segment(list, held.ima, self.room);
-            self.attach(LogKind::Ima, held.ima, count, bytes.to_vec());
+            let Segment { first, count, bytes } = ima_segment(list, held.ima, self.room);
+            self.shown.ima_from = first;
+            self.attach(LogKind::Ima, first, count, bytes.to_vec());
         }
     }
 
@@ -262,14 +266,23 @@ impl Logs {
     }
 }
 
-/// As many whole entries of an IMA list from number `first` on as fit, and how many those are.
-fn ima_segment(list: &[u8], first: u64, room: usize) -> (u64, &[u8]) {
-    let first = usize::try_from(first).unwrap_or(usize::MAX);
-    let mut start = 0;
-    let mut end = 0;
-    let mut count = 0;
+/// Whole entries of an IMA list.
+#[derive(Debug, PartialEq, Eq)]
+struct Segment<'a> {
+    first: u64,
+    count: u64,
+    bytes: &'a [u8],
+}
+
+/// As many whole entries of an IMA list from number `first` on as fit. A list that ends before is another kernel's, and
+/// is shown from its beginning.
+fn ima_segment(list: &[u8], first: u64, room: usize) -> Segment<'_> {
+    let index = usize::try_from(first).unwrap_or(usize::MAX);
+    let (mut entries, mut count) = (0, 0);
+    let (mut start, mut end) = (0, 0);
     for entry in ima::entries(list).map_while(Result::ok) {
-        if entry.index < first {
+        entries = entry.index + 1;
+        if entry.index < index {
             (start, end) = (entry.end, entry.end);
         } else if entry.end - start <= room {
             end = entry.end;
@@ -278,7 +291,7 @@ fn ima_segment(list: &[u8], first: u64, room: usize) -> (u64, &[u8]) {
             break;
         }
     }
-    (count, &list[start..end])
+    if entries < index { ima_segment(list, 0, room) } else { Segment { first, count, bytes: &list[start..end] } }
 }
 
 /// SHA-256 of the SubjectPublicKeyInfo of the first EK in the profile's order.
@@ -301,14 +314,23 @@ mod tests {
     fn an_ima_segment_has_whole_entries_only_and_ends_where_the_room_does() {
         let (one, two, three) = (entry("/a"), entry("/bb"), entry("/ccc"));
         let list = [one.clone(), two.clone(), three.clone()].concat();
-        assert_eq!(ima_segment(&list, 0, list.len()), (3, &list[..]));
-        assert_eq!(ima_segment(&list, 0, list.len() - 1), (2, &list[..one.len() + two.len()]));
-        assert_eq!(ima_segment(&list, 1, two.len()), (1, &two[..]));
-        assert_eq!(ima_segment(&list, 1, two.len() - 1), (0, &[][..]));
-        assert_eq!(ima_segment(&list, 3, 1000), (0, &[][..]));
-        assert_eq!(ima_segment(&list, u64::MAX, 1000), (0, &[][..]));
+        let segment = |first, count, bytes| Segment { first, count, bytes };
+        assert_eq!(ima_segment(&list, 0, list.len()), segment(0, 3, &list[..]));
+        assert_eq!(ima_segment(&list, 0, list.len() - 1), segment(0, 2, &list[..one.len() + two.len()]));
+        assert_eq!(ima_segment(&list, 1, two.len()), segment(1, 1, &two[..]));
+        assert_eq!(ima_segment(&list, 1, two.len() - 1), segment(1, 0, &[][..]));
+        assert_eq!(ima_segment(&list, 3, 1000), segment(3, 0, &[][..]));
         // A list that is cut in the middle of an entry, as it may be while the kernel appends.
-        assert_eq!(ima_segment(&list[..list.len() - 1], 2, 1000), (0, &[][..]));
+        assert_eq!(ima_segment(&list[..list.len() - 1], 2, 1000), segment(2, 0, &[][..]));
+        assert_eq!(ima_segment(&[], 0, 1000), segment(0, 0, &[][..]));
+    }
+
+    #[test]
+    fn an_ima_list_that_ends_before_what_is_held_is_shown_from_its_beginning() {
+        let list = [entry("/a"), entry("/bb")].concat();
+        for held in [3, 1000, u64::MAX] {
+            assert_eq!(ima_segment(&list, held, 1000), Segment { first: 0, count: 2, bytes: &list });
+        }
     }
 
     #[test]

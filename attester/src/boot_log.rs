@@ -17,6 +17,11 @@ pub const DEFAULT_BOOT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measur
 /// IMA's list, in its binary form: the text form lies about names.
 pub const DEFAULT_IMA_LOG: &str = "/sys/kernel/security/ima/binary_runtime_measurements";
 
+/// What a kernel draws when it starts (random(4)).
+const KERNEL_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Bytes of that: a UUID in text.
+const KERNEL_ID_BYTES: usize = 36;
+
 /// A log, or why there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -59,6 +64,13 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The kernel that runs, by its boot_id: another one has another IMA list, though the TPM may have seen no other boot.
+#[must_use]
+pub fn kernel_id() -> Option<String> {
+    let text = std::fs::read_to_string(KERNEL_ID).ok()?;
+    Some(text.trim().to_owned()).filter(|id| id.len() == KERNEL_ID_BYTES)
+}
+
 /// What the runtime log's PCR holds when the boot is over: its value by the replayed boot log, zero without one. A log
 /// that does not replay counts as none; the verifier finds the same.
 #[must_use]
@@ -99,6 +111,12 @@ mod tests {
     fn a_log_over_the_bound_is_refused_without_reading_it_whole() {
         let Source::Absent(why) = read(Path::new("/dev/zero")) else { panic!("endless") };
         assert!(why.contains("larger"));
+    }
+
+    #[test]
+    fn the_kernel_that_runs_stays_the_same() {
+        assert!(kernel_id().is_some());
+        assert_eq!(kernel_id(), kernel_id());
     }
 
     #[test]

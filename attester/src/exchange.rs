@@ -476,7 +476,7 @@ impl Exchange {
             self.step = Step::Ready(newer);
             return None;
         }
-        let (digest, message, shown, why) = (made.digest, sha256(&made.message), made.shown, make.why);
+        let (digest, message, shown, why) = (made.digest, sha256(&made.message), made.shown.clone(), make.why);
         self.latest = Some(Sent { nonce: *nonce, digest, message, shown, attached: made.attached, why, at: now });
         let by_epoch = self.open.is_some_and(|open| open.nonce == *nonce);
         if let Some(open) = &mut self.open {

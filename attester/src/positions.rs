@@ -21,6 +21,9 @@ pub(crate) struct Held {
     reset: u32,
     /// restartCount of it.
     restart: u32,
+    /// The kernel that runs, by its boot_id, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kernel: Option<String>,
     /// Next index of the IMA list.
     pub(crate) ima: u64,
     /// Next index of the runtime log.
@@ -32,8 +35,10 @@ pub(crate) struct Held {
 }
 
 /// What a message showed a verifier, for its result to acknowledge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Shown {
+    /// boot_id of the kernel whose IMA list it was made from (random(4)).
+    pub(crate) kernel: Option<String>,
     /// SHA-256 of the boot log, attached now or held already.
     pub(crate) boot_log: Option<[u8; 32]>,
     /// Digest over the quoted PCRs.
@@ -56,9 +61,16 @@ impl Held {
 
     /// What counts for evidence with these counters: nothing, where they are of another boot. A resume from sleep raises
     /// restartCount too, and all logs go on: `first_restart` is what it was when the runtime log began.
-    pub(crate) fn in_boot(&self, counters: &Counters, first_restart: u32) -> Self {
+    ///
+    /// Another kernel in the same boot was started by kexec: no PCR began anew, but its IMA list did, or has all of the last
+    /// one's entries before its own (CONFIG_IMA_KEXEC). From the first entry on, a verifier can tell either.
+    pub(crate) fn in_boot(&self, counters: &Counters, first_restart: u32, kernel: Option<&str>) -> Self {
         let since_the_log_began = (first_restart..=counters.restart).contains(&self.restart);
-        if self.reset == counters.reset && since_the_log_began { self.clone() } else { Self::default() }
+        if self.reset != counters.reset || !since_the_log_began {
+            return Self::default();
+        }
+        let another_kernel = self.kernel.as_deref().zip(kernel).is_some_and(|(held, now)| held != now);
+        Self { ima: if another_kernel { 0 } else { self.ima }, ..self.clone() }
     }
 
     /// Whether this boot log is held.
@@ -79,6 +91,7 @@ impl Held {
         Self {
             reset: acknowledged.reset,
             restart: acknowledged.restart,
+            kernel: shown.kernel.clone(),
             ima: acknowledged.ima,
             runtime: acknowledged.runtime,
             boot_log: boot_log.map(|digest| HEXLOWER.encode(&digest)),
@@ -126,14 +139,14 @@ mod tests {
     #[test]
     fn another_boot_starts_from_nothing() {
         let held = Held::after(&acknowledged(), &Shown::default(), false);
-        assert_eq!(held.in_boot(&COUNTERS, 1).runtime, 3);
+        assert_eq!(held.in_boot(&COUNTERS, 1, None).runtime, 3);
         // A reset; a restart, which began a new log; counters that went back.
         for (other, first_restart) in [
             (Counters { reset: 8, ..COUNTERS }, 1),
             (Counters { restart: 2, ..COUNTERS }, 2),
             (Counters { restart: 0, ..COUNTERS }, 0),
         ] {
-            assert_eq!(held.in_boot(&other, first_restart), Held::default());
+            assert_eq!(held.in_boot(&other, first_restart, None), Held::default());
         }
     }
 
@@ -141,8 +154,22 @@ mod tests {
     fn a_resume_from_sleep_goes_on_where_the_logs_were() {
         let held = Held::after(&acknowledged(), &Shown::default(), false);
         let woken = Counters { restart: 3, ..COUNTERS };
-        assert_eq!(held.in_boot(&woken, 1), held);
-        assert_eq!(held.in_boot(&woken, 0), held);
+        assert_eq!(held.in_boot(&woken, 1, None), held);
+        assert_eq!(held.in_boot(&woken, 0, None), held);
+    }
+
+    #[test]
+    fn a_kernel_that_another_one_started_shows_its_ima_list_from_the_beginning_and_goes_on_with_all_else() {
+        let shown = Shown { kernel: Some("one".into()), boot_log: Some([1; 32]), pcrs: [2; 32], ..Shown::default() };
+        let held = Held::after(&acknowledged(), &shown, false);
+        assert_eq!(held.in_boot(&COUNTERS, 1, Some("one")), held);
+        assert_eq!(held.in_boot(&COUNTERS, 1, Some("other")), Held { ima: 0, ..held.clone() });
+        // One of the two is not known, as after an update of the attester.
+        assert_eq!(held.in_boot(&COUNTERS, 1, None), held);
+        let of_an_earlier_version = Held { kernel: None, ..held };
+        assert_eq!(of_an_earlier_version.in_boot(&COUNTERS, 1, Some("other")), of_an_earlier_version);
+        let kept = r#"{"reset":7,"restart":1,"ima":5,"runtime":3,"boot_log":null,"pcrs":null}"#;
+        assert_eq!(serde_json::from_str::<Held>(kept).unwrap().kernel, None);
     }
 
     #[test]
@@ -182,7 +209,7 @@ mod tests {
         let shown = Shown { boot_log: Some([1; 32]), pcrs: [2; 32], ..Shown::default() };
         let keep = |acknowledged: &Acknowledged, shown: &Shown, incomplete| {
             Positions::keep(&state, &key, Held::after(acknowledged, shown, incomplete)).unwrap();
-            Positions::load(&state).unwrap().of(&key).in_boot(&COUNTERS, 1)
+            Positions::load(&state).unwrap().of(&key).in_boot(&COUNTERS, 1, None)
         };
         let today = Acknowledged { runtime: 90, ima: 900, ..acknowledged() };
         keep(&today, &shown, false);
@@ -190,7 +217,7 @@ mod tests {
         let yesterday = Acknowledged { reset: 6, restart: 0, runtime: 40, ima: 400, ..acknowledged() };
         let held = keep(&yesterday, &shown, true);
         assert_eq!(held, Held::default(), "everything of this boot again");
-        let all = Shown { pcrs_attached: true, boot_log_attached: true, ..shown };
+        let all = Shown { pcrs_attached: true, boot_log_attached: true, ..shown.clone() };
         assert_eq!(keep(&today, &all, false), Held::after(&today, &all, false));
         // Or an earlier state of this boot: from there on.
         let this_morning = Acknowledged { runtime: 40, ima: 400, ..acknowledged() };
