@@ -4,6 +4,7 @@
 
 mod machine;
 mod network;
+mod protection;
 mod tpm;
 
 use std::fmt;
@@ -101,6 +102,7 @@ fn unusable(error: &ConfigError) -> Line {
 fn look(config: &Config) -> Vec<Line> {
     let mut lines = vec![network::configuration(config)];
     lines.extend(machine::look(config));
+    lines.extend(protection::look(std::path::Path::new("/")));
     let state = config.state_dir.is_dir().then(|| StateDir::open(&config.state_dir).ok()).flatten();
     let running = state.as_ref().is_some_and(crate::service::is_running);
     lines.push(machine::service(running, state.as_ref()));
