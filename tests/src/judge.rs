@@ -119,6 +119,7 @@ impl Judge {
             standing: &self.standing,
             state: self.state.as_ref(),
             files: if changed { Files::All(&self.files) } else { Files::Unchanged },
+            boot_log: None,
             references: &self.references,
             policy: &self.policy,
             now: self.now,

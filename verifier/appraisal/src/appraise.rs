@@ -40,6 +40,8 @@ pub struct Input<'a> {
     pub state: Option<&'a DeviceState>,
     /// Files held of this boot.
     pub files: Files<'a>,
+    /// The boot log held of this boot, where [`DeviceState::asks_for_boot_log`] says yes and the store has it.
+    pub boot_log: Option<&'a [u8]>,
     /// Signed reference values.
     pub references: &'a ReferenceIndex,
     /// What this verifier asks for.
@@ -60,6 +62,8 @@ pub struct Appraisal {
     pub new_files: Vec<MeasuredFile>,
     /// Whether this is the first evidence of a boot: files of the boot before are history.
     pub new_boot: bool,
+    /// Whether the attached boot log is to be kept, in the place of the one that is held.
+    pub new_boot_log: bool,
     /// What the device need not send again.
     pub acknowledged: Acknowledged,
     /// Causes that policy tolerated, with what they were about.
@@ -103,10 +107,12 @@ pub fn appraise(input: Input<'_>) -> Appraisal {
         not_older_than,
         cleared: past.cleared,
         compromised: past.compromised,
+        information: Vec::new(),
         boot,
     };
     let acknowledged = state.boot.acknowledged();
-    Appraisal { acknowledged, new_boot, state, new_files: files.all, tolerated: causes.tolerated, closed }
+    let new_boot_log = false;
+    Appraisal { acknowledged, new_boot, new_boot_log, state, new_files: files.all, tolerated: causes.tolerated, closed }
 }
 
 impl Input<'_> {

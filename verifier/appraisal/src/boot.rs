@@ -54,6 +54,7 @@ fn replay(attachment: &Attachment, pcrs: &PcrValues, runtime_pcr: u8) -> Result<
         digest: sha256(&attachment.bytes),
         events: u64::try_from(replay.events).unwrap_or(u64::MAX),
         runtime_start: replay.sha256(u32::from(runtime_pcr)).unwrap_or([0; 32]),
+        ..BootLogFacts::default()
     })
 }
 

@@ -18,6 +18,7 @@ mod boot;
 pub mod cause;
 mod continuity;
 pub mod freshness;
+pub mod information;
 pub mod policy;
 mod runtime;
 mod standing;
@@ -27,9 +28,10 @@ pub mod verdict;
 pub use appraise::{Appraisal, Files, Input, appraise};
 pub use cause::{Cause, Code};
 pub use freshness::{Accepts, Basis, ChallengeKey, Epochs, Fresh, OpenEpoch, Stale};
+pub use information::{Information, Notice};
 pub use policy::Policy;
 pub use standing::{Current, EkClass, FirmwareRange, Standing};
-pub use state::{Attested, DeviceState, Finding, MeasuredFile};
+pub use state::{Attested, BootSummary, DeviceState, Finding, MeasuredFile};
 pub use verdict::Verdict;
 
 /// Seconds since 1970-01-01T00:00:00Z.

@@ -14,6 +14,7 @@ use crate::{
     cause::{Cause, Code, End},
     continuity::{Anchor, Interval, Pace},
     freshness::Last,
+    information::Information,
     standing::Standing,
     verdict::Verdict,
 };
@@ -23,6 +24,10 @@ use crate::{
 pub const MAX_FINDINGS: usize = 64;
 /// Compromises of earlier boots that are kept.
 pub const MAX_COMPROMISED: usize = 16;
+/// Releases whose rules a boot was held against that are kept: those that it is of, and the nearest.
+pub const MAX_JUDGED: usize = 16;
+/// Ways in which a boot breaks a release's rules that are kept.
+pub const MAX_VIOLATIONS: usize = 8;
 
 /// A program, library or other file with code that a log reported.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,10 +108,81 @@ pub struct BootState {
     /// Quotes that the TPM's clock is held against.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pace: Option<Pace>,
+    /// What the boot log is by releases' rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judged: Vec<JudgedRelease>,
+    /// Whether the boot log has to be sent once more, to be held against rules that came after it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) log_wanted: bool,
+    /// What the PCRs of the logs held when another kernel began them anew, without a boot (kexec).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kexec: Option<Beginnings>,
+    /// The IMA policy of a release that the list shows last.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    pub(crate) ima_policy: Option<[u8; 32]>,
+}
+
+/// PCR values from which logs go on that began anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Beginnings {
+    #[serde(with = "serde_bytes")]
+    pub(crate) runtime: [u8; 32],
+    #[serde(with = "serde_bytes")]
+    pub(crate) ima: [u8; 32],
+}
+
+/// A boot log, held against one release's rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JudgedRelease {
+    /// The release.
+    pub release: String,
+    /// Which of its rules, by position.
+    pub rules: u32,
+    /// How the boot breaks them, bounded; none: it is this release's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<Violation>,
+    /// How many there are in all.
+    #[serde(default)]
+    pub broken: u32,
+    /// Events of vendors' own types that the rules do not name, bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vendor_events: Vec<String>,
+    /// The kernel's command line, where log and rules together say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_line: Option<String>,
+    /// The kernel's release, as the rules name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+}
+
+/// One way in which a boot breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Violation {
+    /// Cause that it gives.
+    pub code: Code,
+    /// PCR, event, digest.
+    pub detail: String,
+}
+
+/// A boot in few words, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BootSummary {
+    /// Whether secure boot was on, where the log proves it.
+    pub secure_boot: Option<bool>,
+    /// The kernel's command line, where the log proves it, or the release that was matched says it.
+    pub command_line: Option<String>,
+    /// The kernel's release, where the boot is of a release that names it.
+    pub kernel: Option<String>,
+    /// Events of the boot log; 0 without one.
+    pub events: u64,
+    /// resetCount.
+    pub reset: u32,
+    /// restartCount.
+    pub restart: u32,
 }
 
 /// What is kept of a boot log that replays to the quote.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootLogFacts {
     /// SHA-256 of the log.
     #[serde(with = "serde_bytes")]
@@ -116,6 +192,24 @@ pub struct BootLogFacts {
     /// Value that the runtime PCR has after it.
     #[serde(with = "serde_bytes")]
     pub runtime_start: [u8; 32],
+    /// Whether secure boot was on, where it is proved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<bool>,
+    /// The kernel's command line, where the log itself proves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_line: Option<String>,
+    /// Values that the log leads to of PCRs from 11 on, but zeros.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) later_pcrs: Vec<PcrValue>,
+}
+
+/// Value of one PCR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PcrValue {
+    #[serde(rename = "p")]
+    pub(crate) pcr: u8,
+    #[serde(rename = "v", with = "serde_bytes")]
+    pub(crate) value: [u8; 32],
 }
 
 impl BootState {
@@ -136,6 +230,26 @@ impl BootState {
             resumed_from: None,
             attested: None,
             pace: None,
+            judged: Vec::new(),
+            log_wanted: false,
+            kexec: None,
+            ima_policy: None,
+        }
+    }
+
+    /// In few words.
+    #[must_use]
+    pub fn summary(&self) -> BootSummary {
+        let log = self.boot_log.as_ref();
+        let matched = self.judged.iter().rev().find(|judged| judged.violations.is_empty());
+        let of_release = || matched.and_then(|judged| judged.command_line.clone());
+        BootSummary {
+            secure_boot: log.and_then(|log| log.secure_boot),
+            command_line: log.and_then(|log| log.command_line.clone()).or_else(of_release),
+            kernel: matched.and_then(|judged| judged.kernel.clone()),
+            events: log.map_or(0, |log| log.events),
+            reset: self.reset,
+            restart: self.restart,
         }
     }
 
@@ -155,7 +269,7 @@ impl BootState {
         Acknowledged {
             reset: self.reset,
             restart: self.restart,
-            boot_log: self.boot_log.is_some(),
+            boot_log: self.boot_log.is_some() && !self.log_wanted,
             ima: self.ima.next,
             runtime: self.runtime.next,
             pcr_values: self.pcrs.is_some(),
@@ -271,6 +385,9 @@ pub struct DeviceState {
     /// Compromises that earlier boots showed, until an operator approves.
     #[serde(default)]
     pub compromised: Vec<Finding>,
+    /// What is worth knowing, and does not lower the verdict; bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub information: Vec<Information>,
 }
 
 /// What is covered by accepted quotes without a gap.
@@ -292,6 +409,12 @@ impl DeviceState {
     #[must_use]
     pub fn asks_for_files(&self, references: &ReferenceIndex, standing: &Standing) -> bool {
         self.references != *references.id() || self.product != standing.product
+    }
+
+    /// Whether the boot log held of this boot has to be loaded, to be held against rules that are others than before.
+    #[must_use]
+    pub fn asks_for_boot_log(&self, references: &ReferenceIndex, standing: &Standing) -> bool {
+        self.boot.boot_log.is_some() && self.asks_for_files(references, standing)
     }
 
     /// What is covered of the present boot.
@@ -383,6 +506,7 @@ mod tests {
             not_older_than: 90,
             cleared: Some(8),
             compromised: vec![finding(Code::RuntimeTextChanged, 9)],
+            information: vec![],
         }
     }
 

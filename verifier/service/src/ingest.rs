@@ -497,6 +497,7 @@ impl Verifier {
             standing: &standing,
             state,
             files: held.as_deref().map_or(Files::Unchanged, Files::All),
+            boot_log: None,
             references: &rules.references,
             policy: &rules.policy,
             now,

@@ -92,12 +92,14 @@ fn evidence(device: DeviceId, clock: u64, after: Option<u64>, verdict: Verdict) 
         not_older_than: NOW,
         cleared: None,
         compromised: Vec::new(),
+        information: Vec::new(),
     };
     let file = MeasuredFile { digest: DIGEST, path: "/tmp/x".into(), kind: "executable".into() };
     let appraisal = Appraisal {
         state,
         new_files: vec![file],
         new_boot: true,
+        new_boot_log: false,
         acknowledged: Acknowledged::default(),
         tolerated: vec![],
         closed: None,

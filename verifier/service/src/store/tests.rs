@@ -87,11 +87,13 @@ pub(crate) fn accepted(number: u64, clock: u64, after: Option<u64>) -> Accepted 
         not_older_than: NOW,
         cleared: None,
         compromised: Vec::new(),
+        information: Vec::new(),
     };
     let appraisal = Appraisal {
         state,
         new_files: Vec::new(),
         new_boot: after.is_none(),
+        new_boot_log: false,
         acknowledged: Acknowledged::default(),
         tolerated: Vec::new(),
         closed: None,
@@ -120,7 +122,7 @@ pub(crate) fn with_files(mut accepted: Accepted, files: &[&str]) -> Accepted {
 
 pub(crate) fn with_boot_log(mut accepted: Accepted, log: &[u8]) -> Accepted {
     accepted.appraisal.state.boot.boot_log =
-        Some(BootLogFacts { digest: sha256(log), events: 1, runtime_start: [0; 32] });
+        Some(BootLogFacts { digest: sha256(log), events: 1, ..BootLogFacts::default() });
     accepted.boot_log = Some(log.to_vec());
     accepted
 }
