@@ -200,16 +200,18 @@ pub struct BootLogFacts {
     pub command_line: Option<String>,
     /// Values that the log leads to of PCRs from 11 on, but zeros.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) later_pcrs: Vec<PcrValue>,
+    pub later_pcrs: Vec<PcrValue>,
 }
 
 /// Value of one PCR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PcrValue {
+pub struct PcrValue {
     #[serde(rename = "p")]
-    pub(crate) pcr: u8,
+    /// Which.
+    pub pcr: u8,
     #[serde(rename = "v", with = "serde_bytes")]
-    pub(crate) value: [u8; 32],
+    /// What it holds.
+    pub value: [u8; 32],
 }
 
 impl BootState {
