@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    boot_rules::{BootRules, ImaPolicy},
     error::Unreadable,
     items::{ItemWriter, Items},
-    limits::{MAX_BOOTS, MAX_EXECUTABLES, MAX_FILE},
+    limits::{MAX_BOOT_RULES, MAX_BOOTS, MAX_EXECUTABLES, MAX_FILE, MAX_IMA_POLICIES},
     release::{BootPcrs, Content, Executable, Invalid, Release},
 };
 
@@ -26,10 +27,17 @@ const TAG_TIME: u64 = 1;
 /// SHA-256 in the Named Information Hash Algorithm Registry.
 const SHA_256: u64 = 1;
 
-/// Content element that stands for files: all measurements with it are alternatives.
-const EXECUTABLE: &str = "executable";
-/// Content element that stands for boots.
+/// CBOR tag of a raw value that is a byte string.
+const TAG_RAW: u64 = 560;
+
+/// Measured element that stands for PCR values after boot. Measurements with one element are alternatives.
 const BOOT: &str = "boot";
+/// Measured element that stands for rules for boots.
+const BOOT_RULES: &str = "boot-rules";
+/// Measured element that stands for policies that IMA may be given.
+const IMA_POLICY: &str = "ima-policy";
+/// Measured element that stands for files.
+const EXECUTABLE: &str = "executable";
 
 impl Release {
     /// Reads an unsigned CoRIM, from its tag 501 to its end.
@@ -143,19 +151,34 @@ fn encode_comid(release: &Release) -> Vec<u8> {
         Some((vendor, model)) => out.map(2).uint(1).text(vendor).uint(2).text(model),
         None => out.map(1).uint(2).text(release.product()),
     };
-    out.array(release.boots().len().saturating_add(release.executables().len()));
-    for boot in release.boots() {
+    encode_measurements(&mut out, release);
+    out.finish()
+}
+
+fn encode_measurements(out: &mut ItemWriter, release: &Release) {
+    let (boots, rules) = (release.boots(), release.boot_rules());
+    let (policies, executables) = (release.ima_policies(), release.executables());
+    let lengths = [boots.len(), rules.len(), policies.len(), executables.len()];
+    out.array(lengths.into_iter().fold(0, usize::saturating_add));
+    for boot in boots {
         out.map(2).uint(0).text(BOOT).uint(1).map(1).uint(14).map(boot.pcrs().len());
         for (&index, value) in boot.pcrs() {
             out.uint(index.into()).array(1).array(2).uint(SHA_256).bytes(value);
         }
     }
-    for file in release.executables() {
+    for rules in rules {
+        out.map(2).uint(0).text(BOOT_RULES).uint(1).map(1).uint(4).tag(TAG_RAW).bytes(&rules.encode());
+    }
+    for policy in policies {
+        out.map(2).uint(0).text(IMA_POLICY).uint(1).map(3);
+        out.uint(2).array(1).array(2).uint(SHA_256).bytes(&policy.digest);
+        out.uint(4).tag(TAG_RAW).bytes(&policy.encode_flags()).uint(11).text(&policy.path);
+    }
+    for file in executables {
         out.map(2).uint(0).text(EXECUTABLE).uint(1).map(2);
         out.uint(2).array(1).array(2).uint(SHA_256).bytes(&file.digest);
         out.uint(11).text(&file.path);
     }
-    out.finish()
 }
 
 fn decode_comid(bytes: &[u8]) -> Result<Release, Unreadable> {
@@ -236,34 +259,60 @@ fn decode_environment(items: &mut Items<'_>) -> Result<String, Unreadable> {
     Ok(vendor.map_or_else(|| model.to_owned(), |vendor| format!("{vendor}/{model}")))
 }
 
+/// Elements stand in the order of [`encode_measurements`]; within each, [`Release::from_ordered`] checks it.
 fn decode_measurement(items: &mut Items<'_>, measured: &mut Content) -> Result<(), Unreadable> {
     expect_pairs(items, 2, "a measurement-map has a measured element and its values")?;
     expect_key(items, "measurement-map", 0)?;
+    let misplaced = items.malformed("boots, boot rules, IMA policies and executables stand in this order");
     let at = items.at();
-    match items.text()? {
-        BOOT if measured.executables.is_empty() => {
-            expect_key(items, "measurement-map", 1)?;
-            let boot = decode_boot(items)?;
-            if measured.boots.len() >= MAX_BOOTS {
-                return Err(Invalid::TooMany { what: "boots", limit: MAX_BOOTS }.into());
-            }
-            measured.boots.push(boot);
-        }
-        EXECUTABLE => {
-            expect_key(items, "measurement-map", 1)?;
-            let file = decode_executable(items)?;
-            if measured.executables.len() >= MAX_EXECUTABLES {
-                return Err(Invalid::TooMany { what: "executables", limit: MAX_EXECUTABLES }.into());
-            }
-            measured.executables.push(file);
-        }
-        BOOT => return Err(items.malformed("boots stand before executables").into()),
+    let element = items.text()?;
+    expect_key(items, "measurement-map", 1)?;
+    let Content { boots, boot_rules, ima_policies, executables } = measured;
+    let in_order = match element {
+        BOOT => boot_rules.is_empty() && ima_policies.is_empty() && executables.is_empty(),
+        BOOT_RULES => ima_policies.is_empty() && executables.is_empty(),
+        IMA_POLICY => executables.is_empty(),
+        EXECUTABLE => true,
         other => {
             let item = format!("measured element {:?}", other.chars().take(40).collect::<String>());
             return Err(Unreadable::Unsupported { place: "measurement-map", item, at });
         }
+    };
+    if !in_order {
+        return Err(misplaced.into());
     }
+    match element {
+        BOOT => push(boots, decode_boot(items)?, "boots", MAX_BOOTS),
+        BOOT_RULES => push(boot_rules, decode_boot_rules(items)?, "sets of boot rules", MAX_BOOT_RULES),
+        IMA_POLICY => push(ima_policies, decode_ima_policy(items)?, "IMA policies", MAX_IMA_POLICIES),
+        _ => push(executables, decode_executable(items)?, "executables", MAX_EXECUTABLES),
+    }
+}
+
+fn push<T>(list: &mut Vec<T>, item: T, what: &'static str, limit: usize) -> Result<(), Unreadable> {
+    if list.len() >= limit {
+        return Err(Invalid::TooMany { what, limit }.into());
+    }
+    list.push(item);
     Ok(())
+}
+
+fn decode_boot_rules(items: &mut Items<'_>) -> Result<BootRules, Unreadable> {
+    expect_pairs(items, 1, "boot rules have a raw value and nothing else")?;
+    expect_key(items, "measurement-values-map", 4)?;
+    items.tag(TAG_RAW, "a raw value of bytes (tag 560) is expected")?;
+    BootRules::decode(items.bytes()?)
+}
+
+fn decode_ima_policy(items: &mut Items<'_>) -> Result<ImaPolicy, Unreadable> {
+    expect_pairs(items, 3, "an IMA policy has its digest, what it measures, and its path")?;
+    expect_key(items, "measurement-values-map", 2)?;
+    let digest = decode_digests(items)?;
+    expect_key(items, "measurement-values-map", 4)?;
+    items.tag(TAG_RAW, "a raw value of bytes (tag 560) is expected")?;
+    let measures_kexec = ImaPolicy::decode_flags(items.bytes()?)?;
+    expect_key(items, "measurement-values-map", 11)?;
+    Ok(ImaPolicy { digest, path: items.text()?.to_owned(), measures_kexec })
 }
 
 fn decode_executable(items: &mut Items<'_>) -> Result<Executable, Unreadable> {
@@ -314,12 +363,30 @@ fn expect_key(items: &mut Items<'_>, place: &'static str, number: u64) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::{PROFILE, encode_comid, identity};
+    use super::{BootRules, PROFILE, encode_comid, identity};
     use crate::{
+        boot_rules::{CommandLine, EventKey, EventRule, ImaPolicy, SecureBootRule},
         error::Unreadable,
         items::ItemWriter,
-        release::{BootPcrs, Executable, Invalid, Release},
+        release::{BootPcrs, Content, Executable, Invalid, Release},
     };
+
+    fn rules(event_type: u32) -> BootRules {
+        let sequences = [vec![[8; 32], [9; 32]], vec![]].into();
+        let any = EventRule::AnyOf { digests: [[7; 32]].into(), at_least: 0, at_most: 2 };
+        let events = [
+            (EventKey { pcr: 0, event_type }, EventRule::Sequences(sequences)),
+            (EventKey { pcr: 5, event_type: 5 }, any),
+            (EventKey { pcr: 5, event_type: 6 }, EventRule::Unjudged),
+        ];
+        let secure_boot = SecureBootRule { required: true, pk: Some([[6; 32]].into()), ..SecureBootRule::default() };
+        let lines = ["quiet root=*", "single"].map(|line| CommandLine::parse(line).unwrap());
+        BootRules::new(events.into(), (0..8).collect(), secure_boot).unwrap().with_command_lines(lines).unwrap()
+    }
+
+    fn policy(byte: u8) -> ImaPolicy {
+        ImaPolicy { digest: [byte; 32], path: format!("/etc/ima/{byte}"), measures_kexec: byte == 1 }
+    }
 
     fn release() -> Release {
         let files = (0..3).map(|i| Executable { digest: [i; 32], path: format!("/usr/bin/{i}") }).collect::<Vec<_>>();
@@ -327,7 +394,9 @@ mod tests {
             BootPcrs::new([(0, [1; 32]), (7, [2; 32])].into()).unwrap(),
             BootPcrs::new([(0, [3; 32])].into()).unwrap(),
         ];
-        Release::new("acme/gateway", "4.2.0", 1_790_000_000, files, boots).unwrap()
+        let (boot_rules, ima_policies) = (vec![rules(8), rules(7)], vec![policy(1), policy(0)]);
+        let content = Content { executables: files, boots, boot_rules, ima_policies };
+        Release::with_content("acme/gateway", "4.2.0", 1_790_000_000, content).unwrap()
     }
 
     #[test]
@@ -350,6 +419,52 @@ mod tests {
                 let mut changed = bytes.clone();
                 changed[at] ^= 1 << bit;
                 assert!(Release::decode(&changed).ok().as_ref() != Some(&good), "byte {at} bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_release_of_boot_rules_alone_is_one_and_of_ima_policies_alone_is_none() {
+        let content = Content { boot_rules: vec![rules(8)], ..Content::default() };
+        let release = Release::with_content("p", "1", 1, content).unwrap();
+        assert_eq!(Release::decode(&release.encode()), Ok(release));
+        let content = Content { ima_policies: vec![policy(1)], ..Content::default() };
+        assert_eq!(Release::with_content("p", "1", 1, content), Err(Invalid::Empty));
+    }
+
+    #[test]
+    fn measured_elements_out_of_order_have_no_second_encoding() {
+        let written = |elements: [&str; 2]| {
+            let mut out = ItemWriter::default();
+            out.map(2).uint(1).map(2).uint(0).text("p@1").uint(1).uint(1);
+            out.uint(4).map(1).uint(0).array(1).array(2).map(1).uint(0).map(1).uint(2).text("p").array(2);
+            for element in elements {
+                out.map(2).uint(0).text(element).uint(1);
+                match element {
+                    "boot" => out.map(1).uint(14).map(1).uint(0).array(1).array(2).uint(1).bytes(&[1; 32]),
+                    "boot-rules" => out.map(1).uint(4).tag(560).bytes(&rules(8).encode()),
+                    "ima-policy" => out
+                        .map(3)
+                        .uint(2)
+                        .array(1)
+                        .array(2)
+                        .uint(1)
+                        .bytes(&[3; 32])
+                        .uint(4)
+                        .tag(560)
+                        .bytes(&policy(1).encode_flags())
+                        .uint(11)
+                        .text("/p"),
+                    _ => out.map(2).uint(2).array(1).array(2).uint(1).bytes(&[2; 32]).uint(11).text("/x"),
+                };
+            }
+            super::decode_comid(&out.finish())
+        };
+        let order = ["boot", "boot-rules", "ima-policy", "executable"];
+        for (i, first) in order.into_iter().enumerate() {
+            for later in &order[i + 1..] {
+                assert!(written([first, *later]).is_ok(), "{first} {later}");
+                assert!(matches!(written([*later, first]), Err(Unreadable::Malformed(_))), "{later} {first}");
             }
         }
     }

@@ -8,6 +8,10 @@ use evidence::{Malformed, cbor::check_deterministic, reader::Reader};
 
 use crate::error::Unreadable;
 
+/// CBOR's truth values (RFC 8949 §3.3).
+const FALSE: u8 = 0xF4;
+const TRUE: u8 = 0xF5;
+
 /// Walks one CBOR structure.
 pub(crate) struct Items<'a> {
     reader: Reader<'a>,
@@ -49,6 +53,16 @@ impl<'a> Items<'a> {
     /// An unsigned integer.
     pub(crate) fn uint(&mut self) -> Result<u64, Malformed> {
         self.head(0, "an unsigned integer is expected")
+    }
+
+    /// A truth value.
+    pub(crate) fn boolean(&mut self) -> Result<bool, Malformed> {
+        let start = self.reader.clone();
+        match self.reader.u8()? {
+            FALSE => Ok(false),
+            TRUE => Ok(true),
+            _ => Err(start.malformed("true or false is expected")),
+        }
     }
 
     /// A byte string.
@@ -156,6 +170,11 @@ impl ItemWriter {
 
     pub(crate) fn uint(&mut self, value: u64) -> &mut Self {
         self.head(0, value)
+    }
+
+    pub(crate) fn boolean(&mut self, value: bool) -> &mut Self {
+        self.0.push(if value { TRUE } else { FALSE });
+        self
     }
 
     pub(crate) fn bytes(&mut self, value: &[u8]) -> &mut Self {

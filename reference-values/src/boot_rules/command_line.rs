@@ -88,3 +88,61 @@ impl fmt::Display for CommandLine {
         f.write_str(&self.pattern)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::CommandLine;
+
+    fn matches(pattern: &str, text: &str) -> bool {
+        CommandLine::parse(pattern).unwrap().matches(text)
+    }
+
+    #[test]
+    fn a_star_never_lets_another_parameter_in() {
+        assert!(matches("root=UUID=* ro quiet", "root=UUID=1234-5678 ro quiet"));
+        assert!(!matches("root=UUID=* ro", "root=UUID=1 init=/bin/sh ro"));
+        assert!(!matches("ro *", "ro init=/bin/sh single"));
+        assert!(matches("a=* b=*-x c", "a=1 b=-x-x c"));
+        assert!(!matches("a=* c", "a=1  c"));
+        assert!(!matches("quiet", "quiet init=/bin/sh") && !matches("quiet", "init=/bin/sh quiet"));
+    }
+
+    #[test]
+    fn an_escaped_star_is_a_star_and_a_backslash_elsewhere_itself() {
+        assert!(matches(r"a=\*", "a=*") && !matches(r"a=\*", "a=b"));
+        assert!(matches(r"initrd=\initrd-*", r"initrd=\initrd-6.1"));
+        assert!(matches(r"a\\*", r"a\xyz") && !matches(r"a\\*", "axyz"));
+        let text = r"dyndbg=\* x\\y *";
+        assert_eq!(CommandLine::exact(text).unwrap().is_exact(), Some(text));
+        assert!(CommandLine::exact(text).unwrap().matches(text));
+        assert_eq!(CommandLine::parse("a*").unwrap().is_exact(), None);
+    }
+
+    #[test]
+    fn what_no_kernel_gets_is_refused() {
+        assert!(CommandLine::parse(&"x".repeat(4097)).is_err());
+        assert!(CommandLine::parse("quiet\n").is_err());
+        assert!(CommandLine::parse("").is_ok());
+    }
+
+    /// Every way to choose what the stars stand for.
+    fn slowly(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern, text) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => {
+                (0..=text.len()).take_while(|&end| !text[..end].contains(&b' ')).any(|end| slowly(rest, &text[end..]))
+            }
+            ([first, rest @ ..], [next, after @ ..]) if first == next => slowly(rest, after),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_leftmost_place_of_each_part_finds_every_match(pattern in "[ab *]{0,8}", text in "[ab ]{0,12}") {
+            prop_assert_eq!(matches(&pattern, &text), slowly(pattern.as_bytes(), text.as_bytes()));
+        }
+    }
+}

@@ -6,6 +6,7 @@
 //! what Secure Boot must be set up to, which command lines the kernel may get, and what that kernel does by itself.
 
 mod command_line;
+mod encoding;
 
 use std::collections::{BTreeMap, BTreeSet};
 
