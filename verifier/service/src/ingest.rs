@@ -23,7 +23,7 @@ use appraisal::{
 use evidence::{
     cbor,
     challenge::{Challenge, Hello, Refusal},
-    claims::{DeviceId, Why},
+    claims::{DeviceId, LogKind, Why},
     cose::Sign1,
     envelope::{DeviceKeys, Envelope},
     pcr::sha256,
@@ -492,12 +492,16 @@ impl Verifier {
         let standing = rules.standing(registration);
         let asks_for_files = state.is_some_and(|state| state.asks_for_files(&rules.references, &standing));
         let held = if asks_for_files { Some(self.store.files(device)?) } else { None };
+        let boot_log = match state.filter(|state| state.asks_for_boot_log(&rules.references, &standing)) {
+            Some(state) => self.held_boot_log(device, state)?,
+            None => None,
+        };
         let appraisal = appraise(Input {
             evidence: fresh,
             standing: &standing,
             state,
             files: held.as_deref().map_or(Files::Unchanged, Files::All),
-            boot_log: None,
+            boot_log: boot_log.as_deref(),
             references: &rules.references,
             policy: &rules.policy,
             now,
@@ -517,16 +521,23 @@ impl Verifier {
             answers.extend(self.request(&device, false));
         }
         let verdict = appraisal.state.verdict;
+        let boot_log = fresh.evidence().attachment(LogKind::Boot).filter(|_| appraisal.new_boot_log);
         let accepted = Accepted {
             device,
             registered: (*registration.ak.name_digest(), registration.generation),
             expected: state.map(|state| state.last),
             appraisal,
-            boot_log: None,
+            boot_log: boot_log.map(|log| log.bytes.clone()),
             evidence: fresh.evidence().bare().to_vec(),
             result: signed,
         };
         Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict, basis: fresh.basis() })))
+    }
+
+    /// The log of the boot that is held; none where its row is not as it was written.
+    fn held_boot_log(&self, device: DeviceId, state: &DeviceState) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(facts) = &state.boot.boot_log else { return Ok(None) };
+        self.store.boot_log(device, &facts.digest)
     }
 
     /// Whether the rest of a log should come at once: only from who gets on, so that a log that was lost, or does not lead

@@ -20,7 +20,7 @@ use crate::{
     http::{
         api::{
             AllowJson, AllowedJson, AllowedKeyJson, ApproveJson, AttestedJson, CauseJson, DeviceJson, DevicesJson,
-            HistoryJson, OperatorLogJson, RevokeJson, SummaryJson,
+            HistoryJson, InformationJson, OperatorLogJson, PresentBootJson, RevokeJson, SummaryJson,
         },
         problem::Kind,
     },
@@ -314,6 +314,7 @@ fn device_text(device: &DeviceJson) -> String {
     facts.extend(device.compromised.iter().map(|finding| {
         vec![cell("compromised"), cell(format!("{} {}: {}", finding.since, finding.code, finding.detail))]
     }));
+    facts.extend(device.boot.iter().flat_map(boot_rows));
     facts.extend(device.attested.iter().map(|attested| vec![cell("attested"), cell(attested_text(attested))]));
     facts.extend(
         device.claims.iter().map(|(name, claim)| {
@@ -321,6 +322,10 @@ fn device_text(device: &DeviceJson) -> String {
         }),
     );
     facts.extend(summary.tolerated.iter().map(|code| vec![cell("tolerated"), cell(code)]));
+    facts.extend(device.information.iter().map(|information| {
+        let InformationJson { code, detail, first_seen } = information;
+        vec![cell("information"), cell(format!("{first_seen} {code}: {detail}"))]
+    }));
     let mut text = table(&["", ""], facts);
     text += &causes_text(&summary.causes);
     if device.files > 0 {
@@ -331,6 +336,20 @@ fn device_text(device: &DeviceJson) -> String {
         }
     }
     text
+}
+
+fn boot_rows(boot: &PresentBootJson) -> Vec<Row> {
+    let PresentBootJson { secure_boot, command_line, kernel, events, reset, restart } = boot;
+    let secure_boot = match secure_boot {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "not shown",
+    };
+    let log = if *events == 0 { "no boot log".to_owned() } else { format!("{events} events") };
+    let mut rows = vec![vec![cell("boot"), cell(format!("{reset}.{restart}: {log}, secure boot {secure_boot}"))]];
+    rows.extend(kernel.iter().map(|kernel| vec![cell("kernel"), cell(kernel)]));
+    rows.extend(command_line.iter().map(|text| vec![cell("command line"), cell(text)]));
+    rows
 }
 
 pub(super) fn labels_text(labels: &std::collections::BTreeMap<String, String>) -> String {
@@ -398,6 +417,23 @@ fn operator_log_text(log: &OperatorLogJson) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_boot_only_what_is_shown_has_a_line() {
+        let boot = PresentBootJson {
+            secure_boot: Some(false),
+            command_line: Some("ro quiet".to_owned()),
+            kernel: Some("6.12".to_owned()),
+            events: 47,
+            reset: 12,
+            restart: 1,
+        };
+        let lines = |boot: &PresentBootJson| table(&[], boot_rows(boot));
+        let all = "boot\t12.1: 47 events, secure boot off\nkernel\t6.12\ncommand line\tro quiet\n";
+        assert_eq!(lines(&boot), all);
+        let none = PresentBootJson { secure_boot: None, command_line: None, kernel: None, events: 0, ..boot };
+        assert_eq!(lines(&none), "boot\t12.1: no boot log, secure boot not shown\n");
+    }
 
     #[test]
     fn a_code_stands_once_in_a_line_however_many_causes_have_it() {

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use appraisal::{Cause, Code, EkClass, UnixSeconds, Verdict, state::Attested};
+use appraisal::{
+    Cause, Code, EkClass, Information, UnixSeconds, Verdict,
+    state::{Attested, BootSummary},
+};
 use evidence::{result::Tier, tpm::P256Point, verifier_message::VerifierKeyId};
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +195,48 @@ impl From<&Attested> for AttestedJson {
     }
 }
 
+/// The boot that the last accepted evidence is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresentBootJson {
+    /// Whether secure boot was on, where the boot log proves it.
+    pub secure_boot: Option<bool>,
+    /// The kernel's command line, where the boot log proves it or the release says it.
+    pub command_line: Option<String>,
+    /// The kernel's release, where the boot is of a release that names it.
+    pub kernel: Option<String>,
+    /// Events of the boot log; 0 without one.
+    pub events: u64,
+    /// resetCount.
+    pub reset: u32,
+    /// restartCount.
+    pub restart: u32,
+}
+
+impl From<&BootSummary> for PresentBootJson {
+    fn from(boot: &BootSummary) -> Self {
+        let BootSummary { secure_boot, command_line, kernel, events, reset, restart } = boot.clone();
+        Self { secure_boot, command_line, kernel, events, reset, restart }
+    }
+}
+
+/// What is worth knowing of a device, and lowers no verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InformationJson {
+    /// Stable code.
+    pub code: String,
+    /// What and where.
+    pub detail: String,
+    /// Since when.
+    pub first_seen: String,
+}
+
+impl From<&Information> for InformationJson {
+    fn from(information: &Information) -> Self {
+        let Information { code, detail, since } = information;
+        Self { code: code.code().to_owned(), detail: detail.clone(), first_seen: time(*since) }
+    }
+}
+
 /// `GET /v1/devices/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceJson {
@@ -214,6 +259,10 @@ pub struct DeviceJson {
     pub compromised: Vec<FindingJson>,
     /// What accepted quotes cover without a gap, until the last of them.
     pub attested: Option<AttestedJson>,
+    /// Its present boot; null where it never sent evidence.
+    pub boot: Option<PresentBootJson>,
+    /// What is worth knowing, and lowers no verdict.
+    pub information: Vec<InformationJson>,
 }
 
 impl From<&store::Detail> for DeviceJson {
@@ -264,6 +313,8 @@ impl From<&store::Detail> for DeviceJson {
                 })
                 .collect(),
             attested: detail.attested.as_ref().map(AttestedJson::from),
+            boot: detail.boot.as_ref().map(PresentBootJson::from),
+            information: detail.information.iter().map(InformationJson::from).collect(),
         }
     }
 }

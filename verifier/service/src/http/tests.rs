@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use appraisal::{Code, Verdict};
+use appraisal::{Code, Information, Notice, Verdict};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use ureq::Agent;
@@ -15,7 +15,10 @@ use super::{
 use crate::{
     client::{Client, ClientError, with_query},
     limits::MAX_HTTP_BODY,
-    store::tests::{NOW, accepted, commit, contraindicated, id, registration, store, with_files},
+    store::{
+        Accepted,
+        tests::{NOW, accepted, commit, contraindicated, id, registration, store, with_boot_log, with_files},
+    },
 };
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -290,11 +293,29 @@ fn health_and_readiness_are_open() {
     assert_eq!(service.raw("GET", "/readyz", &[], Vec::new()).0, 200);
 }
 
+/// With something in every field of a device.
+fn with_all(accepted: Accepted) -> Accepted {
+    let mut all = with_boot_log(with_files(contraindicated(accepted), &["sh"]), b"log");
+    let state = &mut all.appraisal.state;
+    let facts = state.boot.boot_log.as_mut().unwrap();
+    (facts.secure_boot, facts.command_line) = (Some(true), Some("quiet".to_owned()));
+    state.information = vec![Information { code: Notice::BootResumed, detail: "once".to_owned(), since: NOW }];
+    all
+}
+
+#[test]
+fn a_device_that_sent_nothing_yet_has_no_boot() {
+    let service = Service::start();
+    service.app.store.register(registration(1)).unwrap();
+    let device: Value = service.get(&format!("/v1/devices/{}", id(1)));
+    assert_eq!((&device["boot"], &device["information"]), (&Value::Null, &serde_json::json!([])));
+}
+
 #[test]
 fn a_device_is_shown_in_the_documented_shape() {
     let service = Service::start();
     service.app.store.register(registration(1)).unwrap();
-    commit(&service.app.store, with_files(contraindicated(accepted(1, 1, None)), &["sh"]));
+    commit(&service.app.store, with_all(accepted(1, 1, None)));
     let device: Value = service.get(&format!("/v1/devices/{}", &id(1).to_string()[..8]));
     assert_eq!(device["id"], id(1).to_string());
     assert_eq!(device["verdict"], "contraindicated");
@@ -309,6 +330,14 @@ fn a_device_is_shown_in_the_documented_shape() {
     assert_eq!(device["causes"][0]["first_seen"], "2027-01-15T08:00:00Z");
     assert_eq!(device["tolerated"], serde_json::json!(["hardware.software-tpm"]));
     assert_eq!(device["running"][0]["path"], "/usr/bin/sh");
+    let boot = serde_json::json!({
+        "secure_boot": true, "command_line": "quiet", "kernel": null, "events": 1, "reset": 1, "restart": 0,
+    });
+    assert_eq!(device["boot"], boot);
+    let information = serde_json::json!([{
+        "code": "boot.resumed", "detail": "once", "first_seen": "2027-01-15T08:00:00Z",
+    }]);
+    assert_eq!(device["information"], information);
     let list: Value = service.get("/v1/devices");
     assert_eq!((&list["total"], &list["next"]), (&Value::from(1), &Value::Null));
     assert_eq!(list["devices"][0].get("claims"), None);
@@ -579,7 +608,7 @@ fn conforms(description: &Value, schema: &Value, value: &Value, at: &str) {
 fn answers_are_as_the_api_description_says() {
     let service = Service::start();
     service.app.store.register(registration(1)).unwrap();
-    commit(&service.app.store, with_files(contraindicated(accepted(1, 1, None)), &["sh"]));
+    commit(&service.app.store, with_all(accepted(1, 1, None)));
     service.app.store.revoke(id(1), "stolen", "ada", NOW).unwrap();
     service.new_token("ada", Role::Reader);
     let description: Value = serde_json::from_str(openapi::DOCUMENT).unwrap();

@@ -183,6 +183,8 @@ fn detail(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Deta
         evidence: state.map(|state| state.last.evidence),
         attested: state.and_then(DeviceState::attested),
         compromised: state.map(|state| compromised(state, approved_at)).unwrap_or_default(),
+        boot: state.map(|state| state.boot.summary()),
+        information: state.map(|state| state.information.clone()).unwrap_or_default(),
         summary,
     }))
 }

@@ -121,8 +121,9 @@ pub(crate) fn with_files(mut accepted: Accepted, files: &[&str]) -> Accepted {
 }
 
 pub(crate) fn with_boot_log(mut accepted: Accepted, log: &[u8]) -> Accepted {
-    accepted.appraisal.state.boot.boot_log =
-        Some(BootLogFacts { digest: sha256(log), events: 1, ..BootLogFacts::default() });
+    let mut facts = BootLogFacts::default();
+    (facts.digest, facts.events) = (sha256(log), 1);
+    accepted.appraisal.state.boot.boot_log = Some(facts);
     accepted.boot_log = Some(log.to_vec());
     accepted
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use appraisal::{
-    Appraisal, Cause, Code, DeviceState, EkClass, MeasuredFile, UnixSeconds, Verdict,
+    Appraisal, Cause, Code, DeviceState, EkClass, Information, MeasuredFile, UnixSeconds, Verdict,
     freshness::Last,
-    state::{Attested, Finding},
+    state::{Attested, BootSummary, Finding},
 };
 use evidence::{
     claims::{DeviceId, Why},
@@ -263,6 +263,10 @@ pub struct Detail {
     pub attested: Option<Attested>,
     /// Compromises that earlier boots showed, and that no operator has approved since.
     pub compromised: Vec<Finding>,
+    /// The boot that the last accepted evidence is of.
+    pub boot: Option<BootSummary>,
+    /// What is worth knowing, and lowers no verdict.
+    pub information: Vec<Information>,
 }
 
 /// What made an entry of a history.
