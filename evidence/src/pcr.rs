@@ -31,6 +31,18 @@ impl HashAlgorithm {
         }
     }
 
+    /// Its TPM_ALG_ID.
+    #[must_use]
+    pub const fn tpm_id(self) -> u16 {
+        match self {
+            Self::Sha1 => 0x0004,
+            Self::Sha256 => 0x000B,
+            Self::Sha384 => 0x000C,
+            Self::Sha512 => 0x000D,
+            Self::Sm3 => 0x0012,
+        }
+    }
+
     /// Digest length, bytes.
     #[expect(clippy::len_without_is_empty, reason = "no digest is empty")]
     #[must_use]
