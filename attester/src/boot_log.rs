@@ -1,6 +1,8 @@
 //! Logs that the kernel keeps: in goes a path, out comes the measured-boot log or IMA's list as it is, or why there is
 //! none. Nothing in them is believed here: the verifier replays them to the TPM's PCRs.
 
+mod summary;
+
 use std::{
     fs::File,
     io::{self, Read as _},
@@ -11,6 +13,7 @@ use evidence::{eventlog::EventLog, limits::MAX_LOG, pcr::HashAlgorithm};
 use tracing::warn;
 
 use crate::tpm::RuntimePcr;
+pub use summary::{Program, Summary};
 
 /// TCG event log of the boot (securityfs).
 pub const DEFAULT_BOOT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";

@@ -5,17 +5,13 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use attester::{
-    boot_log::{self, Source},
+    boot_log::{self, Program, Source, Summary},
     config::Config,
     sweep::{MeasuredFile, Sweep, Sweeper},
     tpm::{Tpm, TpmConfig},
 };
 use data_encoding::HEXLOWER;
-use evidence::{
-    eventlog::EventLog,
-    ima,
-    pcr::{HashAlgorithm, PcrValues},
-};
+use evidence::ima;
 use serde::Serialize;
 
 use crate::{Output, shown};
@@ -23,7 +19,7 @@ use crate::{Output, shown};
 /// What is printed with `--json`.
 #[derive(Serialize)]
 struct Report {
-    boot_log: LogReport,
+    boot_log: BootReport,
     ima: LogReport,
     tpm: TpmReport,
     processes: u64,
@@ -40,15 +36,36 @@ struct LogReport {
     /// Events or entries; absent where there is no log.
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<u64>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pcrs: BTreeMap<u32, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     absent: Option<String>,
 }
 
+#[derive(Default, Serialize)]
+struct BootReport {
+    #[serde(flatten)]
+    log: LogReport,
+    /// What the log leads to.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pcrs: BTreeMap<u32, String>,
+    /// Null where no digest proves it.
+    secure_boot: Option<bool>,
+    /// Null where no digest proves it.
+    command_line: Option<String>,
+    /// Boot loaders, kernels, initrds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    programs: Vec<ProgramReport>,
+}
+
 #[derive(Serialize)]
+struct ProgramReport {
+    pcr: u32,
+    name: String,
+    sha256: String,
+}
+
+#[derive(Default, Serialize)]
 struct TpmReport {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pcrs: BTreeMap<u32, String>,
@@ -84,8 +101,8 @@ struct MemoryReport {
 /// Measures and prints.
 pub(crate) fn print(config: &Config, json: bool, output: &mut Output) -> Result<()> {
     let sweep = Sweeper::new()?.sweep()?;
-    let boot_log = boot_report(config);
-    let tpm = tpm_report(config, &boot_log);
+    let (boot_log, summary) = boot_report(config);
+    let tpm = tpm_report(config, summary.as_ref());
     let report = Report {
         tpm,
         boot_log,
@@ -113,18 +130,28 @@ fn log_report(path: &std::path::Path, read: impl FnOnce(&[u8], &mut LogReport)) 
     report
 }
 
-fn boot_report(config: &Config) -> LogReport {
-    log_report(&config.boot_log, |bytes, report| {
-        match EventLog::read(bytes).and_then(|log| log.replay(Some(HashAlgorithm::Sha256))) {
-            Ok(replay) => {
-                report.events = Some(replay.events as u64);
-                let pcr = |pcr| Some((pcr, HEXLOWER.encode(&replay.sha256(pcr)?)));
-                report.pcrs = (0..PcrValues::BYTES as u32 / 32).filter_map(pcr).collect();
-                report.problems = replay.problems.iter().map(|problem| problem.detail.clone()).collect();
-            }
-            Err(error) => report.problems.push(error.to_string()),
+fn boot_report(config: &Config) -> (BootReport, Option<Summary>) {
+    let mut read = None;
+    let log = log_report(&config.boot_log, |bytes, report| match Summary::read(bytes) {
+        Ok(summary) => {
+            report.events = Some(summary.events);
+            report.problems.clone_from(&summary.problems);
+            read = Some(summary);
         }
-    })
+        Err(error) => report.problems.push(error.to_string()),
+    });
+    let mut report = BootReport { log, ..BootReport::default() };
+    if let Some(summary) = &read {
+        report.pcrs = summary.pcrs.iter().map(|(pcr, value)| (*pcr, HEXLOWER.encode(value))).collect();
+        report.secure_boot = summary.secure_boot;
+        report.command_line = summary.command_line.as_deref().map(shown);
+        report.programs = summary.programs.iter().map(program_report).collect();
+    }
+    (report, read)
+}
+
+fn program_report(program: &Program) -> ProgramReport {
+    ProgramReport { pcr: program.pcr, name: shown(&program.name), sha256: HEXLOWER.encode(&program.digest) }
 }
 
 fn ima_report(config: &Config) -> LogReport {
@@ -137,36 +164,15 @@ fn ima_report(config: &Config) -> LogReport {
     })
 }
 
-/// PCRs 0 to 9 that the boot log does not lead to.
-pub(crate) fn differs_from_boot_log(config: &Config, tpm: &mut Tpm) -> Vec<u32> {
-    let report = boot_report(config);
-    tpm.pcr_values().map(|values| differs(&report, &all(&values))).unwrap_or_default()
-}
-
-fn all(values: &PcrValues) -> BTreeMap<u32, String> {
-    (0..).zip(values.all().iter().map(|value| HEXLOWER.encode(value))).collect()
-}
-
-/// What the operating system extends after boot is in no boot log.
-fn differs(boot_log: &LogReport, pcrs: &BTreeMap<u32, String>) -> Vec<u32> {
-    let differs = |pcr: &u32| boot_log.pcrs.get(pcr).is_some_and(|replayed| pcrs.get(pcr) != Some(replayed));
-    (0..=9).filter(differs).collect()
-}
-
-fn tpm_report(config: &Config, boot_log: &LogReport) -> TpmReport {
-    let read = Tpm::open(&TpmConfig::from(config)).and_then(|mut tpm| tpm.pcr_values());
-    let values = match read {
-        Ok(values) => values,
-        Err(error) => {
-            return TpmReport {
-                pcrs: BTreeMap::new(),
-                differs_from_boot_log: Vec::new(),
-                absent: Some(error.to_string()),
-            };
-        }
-    };
-    let pcrs = all(&values);
-    TpmReport { differs_from_boot_log: differs(boot_log, &pcrs), pcrs, absent: None }
+fn tpm_report(config: &Config, boot_log: Option<&Summary>) -> TpmReport {
+    match Tpm::open(&TpmConfig::from(config)).and_then(|mut tpm| tpm.pcr_values()) {
+        Ok(values) => TpmReport {
+            pcrs: (0..).zip(values.all().iter().map(|value| HEXLOWER.encode(value))).collect(),
+            differs_from_boot_log: boot_log.map(|log| log.differs(&values)).unwrap_or_default(),
+            absent: None,
+        },
+        Err(error) => TpmReport { absent: Some(error.to_string()), ..TpmReport::default() },
+    }
 }
 
 fn file_report(file: &MeasuredFile) -> FileReport {
@@ -193,12 +199,12 @@ fn printable(path: &[u8]) -> String {
 impl Report {
     fn lines(&self) -> String {
         let mut text = String::new();
-        for (what, log) in [("boot log", &self.boot_log), ("IMA list", &self.ima)] {
-            text.push_str(&log.lines(what));
-        }
+        text.push_str(&self.boot_log.lines());
+        text.push_str(&self.ima.lines("IMA list"));
         text.push_str(&match (&self.tpm.absent, self.tpm.differs_from_boot_log.as_slice()) {
             (Some(why), _) => format!("TPM: {why}\n"),
-            (None, []) => "TPM: its PCRs do not contradict the boot log\n".to_owned(),
+            (None, []) if self.boot_log.pcrs.is_empty() => "TPM: no boot log to hold against its PCRs\n".to_owned(),
+            (None, []) => "TPM: the boot log leads to its PCRs 0 to 9\n".to_owned(),
             (None, pcrs) => format!("TPM: the boot log does not lead to PCRs {pcrs:?}\n"),
         });
         text.push_str(&format!("{} processes, {} executable mappings\n", self.processes, self.mappings));
@@ -217,6 +223,25 @@ impl Report {
     }
 }
 
+impl BootReport {
+    fn lines(&self) -> String {
+        let mut text = self.log.lines("boot log");
+        for (pcr, value) in &self.pcrs {
+            text.push_str(&format!("  PCR {pcr:>2} {value}\n"));
+        }
+        if let Some(on) = self.secure_boot {
+            text.push_str(&format!("  secure boot: {}\n", if on { "on" } else { "off" }));
+        }
+        if let Some(line) = &self.command_line {
+            text.push_str(&format!("  command line: {line}\n"));
+        }
+        for ProgramReport { pcr, name, sha256 } in &self.programs {
+            text.push_str(&format!("  {sha256}  PCR {pcr:>2} {name}\n"));
+        }
+        text
+    }
+}
+
 impl LogReport {
     fn lines(&self, what: &str) -> String {
         let mut text = match (&self.absent, self.events) {
@@ -224,9 +249,6 @@ impl LogReport {
             (None, Some(events)) => format!("{what}: {events} entries in {}\n", self.path),
             (None, None) => format!("{what}: {} does not read\n", self.path),
         };
-        for (pcr, value) in &self.pcrs {
-            text.push_str(&format!("  PCR {pcr:>2} {value}\n"));
-        }
         for problem in &self.problems {
             text.push_str(&format!("  problem: {problem}\n"));
         }

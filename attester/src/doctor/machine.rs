@@ -3,10 +3,11 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use attester::{
-    boot_log::{self, Source},
+    boot_log::{self, Source, Summary},
     config::Config,
     sweep::{Procfs, Sweeper},
 };
+use evidence::limits::MAX_MESSAGE;
 use rustix::{
     fs::{Access, access, statvfs},
     process::geteuid,
@@ -18,6 +19,10 @@ use crate::{
     status::{Status, timestamp, unix_now},
 };
 
+/// The longest boot log that fits a message beside all else that the first one of a boot holds.
+const ROOM_FOR_A_LOG: usize = MAX_MESSAGE - 4096;
+/// What judges a device's boot without its log.
+const EXACT_PCRS: &str = "have its release signed with exact PCRs (`reference-values build --boot-pcrs`)";
 /// Free space below which a log may not fit, bytes: the runtime log's bound, twice.
 const LITTLE_SPACE: u64 = 32 << 20;
 /// Free space below which nothing fits, bytes.
@@ -29,8 +34,8 @@ const TOO_LATE: u64 = 4_102_444_800;
 
 /// All lines about the machine.
 pub(super) fn look(config: &Config) -> Vec<Line> {
-    vec![
-        log("boot log", &config.boot_log, "turn on measured boot, and mount securityfs; or set `boot_log`"),
+    let mut lines = boot(&boot_log::read(&config.boot_log), &config.boot_log);
+    lines.extend([
         log(
             "ima list",
             &config.ima_log,
@@ -41,7 +46,46 @@ pub(super) fn look(config: &Config) -> Vec<Line> {
         permissions(),
         folder(&config.state_dir),
         clock(unix_now().as_secs()),
-    ]
+    ]);
+    lines
+}
+
+/// The boot log, and what it proves of secure boot.
+fn boot(log: &Source, path: &Path) -> Vec<Line> {
+    const NAME: &str = "boot log";
+    let bytes = match log {
+        Source::Log(bytes) => bytes,
+        Source::Absent(why) => {
+            return vec![Line::warn(
+                NAME,
+                why,
+                format!("turn on measured boot, and mount securityfs; or set `boot_log`; else {EXACT_PCRS}"),
+            )];
+        }
+    };
+    let shown = path.display();
+    let summary = match Summary::read(bytes) {
+        Ok(summary) => summary,
+        Err(error) => return vec![Line::warn(NAME, format!("{shown}: {error}"), "set `boot_log` to this boot's log")],
+    };
+    let size = format!("{shown}, {} events in {} bytes", summary.events, bytes.len());
+    let present = if bytes.len() > ROOM_FOR_A_LOG {
+        Line::warn(NAME, format!("{size}: more than a message takes, so it is left out"), EXACT_PCRS)
+    } else {
+        Line::ok(NAME, size)
+    };
+    vec![present, secure_boot(summary.secure_boot)]
+}
+
+fn secure_boot(on: Option<bool>) -> Line {
+    const NAME: &str = "secure boot";
+    match on {
+        Some(true) => Line::ok(NAME, "on, by the boot log"),
+        Some(false) => Line::warn(NAME, "off, by the boot log", "turn it on in the firmware's setup, in user mode"),
+        None => {
+            Line::warn(NAME, "the boot log does not prove it", "boot by UEFI, and turn it on in the firmware's setup")
+        }
+    }
 }
 
 fn log(name: &str, path: &Path, remedy: &str) -> Line {
@@ -157,7 +201,24 @@ mod tests {
 
     #[test]
     fn an_absent_log_is_a_warning_with_its_path() {
-        let line = log("boot log", Path::new("/nonexistent/log"), "r");
-        assert!(line.level == Level::Warn && line.text.contains("/nonexistent/log"));
+        let path = Path::new("/nonexistent/log");
+        let lines = [vec![log("ima list", path, "r")], boot(&boot_log::read(path), path)].concat();
+        assert_eq!(lines.len(), 2, "nothing is said of secure boot");
+        assert!(lines.iter().all(|line| line.level == Level::Warn && line.text.contains("/nonexistent/log")));
+    }
+
+    #[test]
+    fn a_boot_log_tells_of_secure_boot_and_one_that_is_none_or_too_long_is_told() {
+        let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/boot");
+        let levels = |log: &Source| boot(log, Path::new("/log")).iter().map(|line| line.level).collect::<Vec<_>>();
+        let log = |name: &str| boot_log::read(&vectors.join(name).join("eventlog.bin"));
+        assert_eq!(levels(&log("qemu-secureboot")), [Level::Ok, Level::Ok]);
+        assert_eq!(levels(&log("qemu-good1")), [Level::Ok, Level::Warn]);
+        assert_eq!(levels(&Source::Log(b"no log".to_vec())), [Level::Warn]);
+        let mut long = log("qemu-secureboot").bytes().unwrap().to_vec();
+        // Events without a meaning: EV_NO_ACTION, no digest.
+        let event = [&[0; 4][..], &3_u32.to_le_bytes(), &[0; 4], &1024_u32.to_le_bytes(), &[0; 1024]].concat();
+        (0..MAX_MESSAGE / event.len()).for_each(|_| long.extend(&event));
+        assert_eq!(levels(&Source::Log(long)), [Level::Warn, Level::Ok]);
     }
 }

@@ -1,7 +1,7 @@
 //! The TPM, its keys, and the runtime log's PCR.
 
 use attester::{
-    boot_log,
+    boot_log::{self, Summary},
     config::Config,
     runtime_log::{LogProblem, RuntimeLog, Standing},
     tpm::{Tpm, TpmConfig, TpmError, has_resource_manager},
@@ -23,10 +23,11 @@ pub(super) fn look(config: &Config, running: bool) -> Vec<Line> {
         Err(error) => return vec![refused(&error)],
     };
     let mut lines = vec![properties(&mut tpm), attestation_key(&tpm), endorsement(&mut tpm)];
-    let bank = bank(config, &mut tpm);
+    let bank = bank(&mut tpm);
     let has_bank = bank.level == super::Level::Ok;
     lines.push(bank);
     if has_bank {
+        lines.extend(boot_pcrs(config, &mut tpm));
         lines.push(runtime_log(config, &mut tpm));
     }
     lines
@@ -94,25 +95,37 @@ fn endorsement(tpm: &mut Tpm) -> Line {
     }
 }
 
-/// The SHA-256 bank, and whether the boot log leads to what is in it.
-fn bank(config: &Config, tpm: &mut Tpm) -> Line {
+/// The SHA-256 bank.
+fn bank(tpm: &mut Tpm) -> Line {
     const NAME: &str = "pcr bank";
-    if let Err(error) = tpm.pcr_values() {
-        return Line::fail(
-            NAME,
-            error.to_string(),
-            "activate the SHA-256 bank (firmware's setup, or tpm2_pcrallocate)",
-        );
+    match tpm.pcr_values() {
+        Ok(_) => Line::ok(NAME, "SHA-256 is active"),
+        Err(error) => {
+            Line::fail(NAME, error.to_string(), "activate the SHA-256 bank (firmware's setup, or tpm2_pcrallocate)")
+        }
     }
-    let differs = crate::measure::differs_from_boot_log(config, tpm);
+}
+
+/// Whether the boot log leads to what is in the PCRs; nothing without one, of which there is a line already.
+fn boot_pcrs(config: &Config, tpm: &mut Tpm) -> Option<Line> {
+    const NAME: &str = "boot log's pcrs";
+    let log = boot_log::read(&config.boot_log);
+    let summary = Summary::read(log.bytes()?).ok()?;
+    let differs = summary.differs(&tpm.pcr_values().ok()?);
     if differs.is_empty() {
-        return Line::ok(NAME, "SHA-256 is active, and the boot log does not contradict it");
+        return Some(Line::ok(NAME, "the boot log leads to PCRs 0 to 9"));
     }
-    Line::warn(
-        NAME,
-        format!("the boot log does not lead to PCRs {differs:?}"),
-        "set `boot_log` to this boot's log; if it is, a verifier will say contraindicated: find out who extended them",
-    )
+    let pcrs: Vec<String> = differs.iter().map(u32::to_string).collect();
+    let what = format!("the boot log does not lead to PCR {}", pcrs.join(", "));
+    Some(if summary.pcrs.is_empty() {
+        Line::warn(NAME, format!("{what}: it holds no SHA-256 digests"), "activate the SHA-256 bank, and boot again")
+    } else {
+        Line::warn(
+            NAME,
+            what,
+            "set `boot_log` to this boot's log; if it is, a verifier will say contraindicated: find out who extended them",
+        )
+    })
 }
 
 fn runtime_log(config: &Config, tpm: &mut Tpm) -> Line {
