@@ -6,11 +6,12 @@
 
 use super::{
     Event,
+    content::Proof,
     content::{Content, Words},
     event_type::{EV_EVENT_TAG, EV_IPL},
-    text::{Utf16, without_wide_nul},
+    text::Utf16,
 };
-use crate::pcr::{HashAlgorithm, sha256, sha256_of};
+use crate::pcr::{HashAlgorithm, sha256_of};
 
 /// Tag of the Linux EFI stub for the load options of the kernel's image (`drivers/firmware/efi/libstub/efistub.h`).
 pub const LOAD_OPTIONS_TAG: u32 = 0x8F3B_22ED;
@@ -54,11 +55,11 @@ impl CommandLineEvent<'_> {
     /// The text, as it was measured and unescaped, where the event holds it and its SHA-256 digest proves it.
     #[must_use]
     pub fn text(&self) -> Option<String> {
-        let stated = self.stated.filter(|stated| sha256(stated) == *self.digest)?;
-        match self.encoding {
-            Encoding::Bytes => String::from_utf8(stated.to_vec()).ok(),
-            Encoding::Wide => Utf16(without_wide_nul(stated)).chars().collect::<Result<_, _>>().ok(),
-        }
+        let text = match self.encoding {
+            Encoding::Bytes => String::from_utf8(self.stated?.to_vec()).ok()?,
+            Encoding::Wide => Utf16(self.stated?).chars().collect::<Result<String, _>>().ok()?,
+        };
+        self.is(&text).then_some(text)
     }
 }
 
@@ -77,8 +78,10 @@ impl<'a> Event<'a> {
             (8, EV_IPL, Content::Words(words)) if words.label() == Some(Words::KERNEL_CMDLINE) => {
                 (Encoding::Bytes, Some(words.measured()))
             }
-            (8 | 12, EV_IPL, Content::Words(words)) if words.wide() && sha256(self.data) == *digest => {
-                (Encoding::Wide, Some(self.data))
+            (8 | 12, EV_IPL, Content::Words(words))
+                if words.wide() && self.proof(HashAlgorithm::Sha256) == Proof::Whole && !words.is_name(digest) =>
+            {
+                (Encoding::Wide, Some(words.bytes()))
             }
             _ => return None,
         };

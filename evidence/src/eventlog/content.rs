@@ -12,11 +12,13 @@ use super::{
         EV_EFI_PLATFORM_FIRMWARE_BLOB2, EV_EFI_RUNTIME_SERVICES_DRIVER, EV_EFI_SPDM_DEVICE_AUTHORITY,
         EV_EFI_SPDM_DEVICE_POLICY, EV_EFI_SPDM_FIRMWARE_BLOB, EV_EFI_SPDM_FIRMWARE_CONFIG, EV_EFI_VARIABLE_AUTHORITY,
         EV_EFI_VARIABLE_BOOT, EV_EFI_VARIABLE_BOOT2, EV_EFI_VARIABLE_DRIVER_CONFIG, EV_EVENT_TAG, EV_IPL, EV_NO_ACTION,
-        EV_OMIT_BOOT_DEVICE_EVENTS, EV_POST_CODE, EV_POST_CODE2, EV_S_CRTM_CONTENTS, EV_SEPARATOR,
+        EV_NONHOST_INFO, EV_OMIT_BOOT_DEVICE_EVENTS, EV_POST_CODE, EV_POST_CODE2, EV_S_CRTM_CONTENTS, EV_SEPARATOR,
     },
     text::{Utf16, is_text, is_wide, without_nul, without_wide_nul},
     variable::{Guid, Variable},
 };
+use ring::digest;
+
 use crate::{error::Malformed, pcr::HashAlgorithm, reader::Reader};
 
 const WHAT: &str = "event data";
@@ -74,9 +76,7 @@ impl Separator {
 
     /// An error's data may be words about it, while its digest is that of the number.
     fn read(event: &Event<'_>) -> Self {
-        let preferred = [HashAlgorithm::Sha256, HashAlgorithm::Sha384, HashAlgorithm::Sha512, HashAlgorithm::Sha1];
-        let known = preferred.into_iter().find_map(|algorithm| Some((algorithm, event.digest(algorithm)?)));
-        let is = |value: &u32| match known {
+        let is = |value: &u32| match event.preferred_digest() {
             Some((algorithm, digest)) => hashes_to(algorithm, &value.to_le_bytes(), digest),
             None => event.data == value.to_le_bytes(),
         };
@@ -109,8 +109,8 @@ impl<'a> Image<'a> {
         let mut reader = Reader::new(WHAT, bytes);
         let address = reader.u64_le()?;
         let (length, _link_time, path) = (word.read(&mut reader)?, word.read(&mut reader)?, word.read(&mut reader)?);
+        // shim logs more than the path.
         let path = reader.take(usize::try_from(path).unwrap_or(usize::MAX))?;
-        reader.finish()?;
         Ok(Self { address, length, path })
     }
 }
@@ -332,6 +332,14 @@ impl<'a> Words<'a> {
         self.label().and_then(|label| self.bytes.get(label.len()..)).unwrap_or(self.bytes)
     }
 
+    /// The text with or without its NUL, whichever of them is logged, or as a section's name.
+    fn whole(&self, algorithm: HashAlgorithm, digest: &[u8]) -> bool {
+        let nul = if self.wide { &[0, 0][..] } else { &[0] };
+        hashes_to(algorithm, self.bytes, digest)
+            || hashes_to_ended(algorithm, (self.bytes, nul), digest)
+            || self.names(algorithm, digest)
+    }
+
     /// Whether `digest` is SHA-256 of the text as systemd-stub measures a section's name: 8-bit with its NUL.
     #[must_use]
     pub fn is_name(&self, digest: &[u8]) -> bool {
@@ -396,6 +404,16 @@ fn hashes_to(algorithm: HashAlgorithm, bytes: &[u8], digest: &[u8]) -> bool {
     algorithm.hash(bytes).is_some_and(|hash| hash.as_ref() == digest)
 }
 
+/// As [`hashes_to`], of `bytes` and the NUL that ends them.
+fn hashes_to_ended(algorithm: HashAlgorithm, (bytes, nul): (&[u8], &[u8]), digest: &[u8]) -> bool {
+    algorithm.implementation().is_some_and(|implementation| {
+        let mut context = digest::Context::new(implementation);
+        context.update(bytes);
+        context.update(nul);
+        context.finish().as_ref() == digest
+    })
+}
+
 impl<'a> Event<'a> {
     /// What the data says, by the event's type. For showing: nothing of it is believed without [`Self::proof`].
     #[must_use]
@@ -430,7 +448,9 @@ impl<'a> Event<'a> {
             }
             EV_EVENT_TAG => Tagged::read(data).map(Content::Tagged),
             EV_IPL => Words::read(data).map(Content::Words),
-            EV_EFI_SPDM_FIRMWARE_BLOB | EV_EFI_SPDM_FIRMWARE_CONFIG => Structure::read(data).map(Content::Structure),
+            EV_EFI_SPDM_FIRMWARE_BLOB | EV_EFI_SPDM_FIRMWARE_CONFIG | EV_NONHOST_INFO if !is_text(data) => {
+                Structure::read(data).map(Content::Structure)
+            }
             _ => None,
         }
     }
@@ -453,7 +473,8 @@ impl<'a> Event<'a> {
     /// and the PCR's place in the log are never committed to.
     #[must_use]
     pub fn proof(&self, algorithm: HashAlgorithm) -> Proof {
-        let Some(digest) = self.digest(algorithm).filter(|_| self.extends()) else { return Proof::Nothing };
+        let holds_data = self.extends() && self.format != Format::Coreboot;
+        let Some(digest) = self.digest(algorithm).filter(|_| holds_data) else { return Proof::Nothing };
         let is = |bytes: &[u8]| hashes_to(algorithm, bytes, digest);
         if is(self.data) {
             return Proof::Whole;
@@ -461,14 +482,16 @@ impl<'a> Event<'a> {
         let (whole, unlabelled) = match self.content() {
             Content::Separator(separator) => (separator.value().is_some_and(|value| is(&value.to_le_bytes())), false),
             // Firmware differs in whether a string's NUL is hashed, logged or both.
-            Content::Action(text) => (self.format != Format::Coreboot && is(text), false),
+            Content::Action(text) => (is(text) || hashes_to_ended(algorithm, (text, &[0]), digest), false),
+            // shim before version 15 logs one byte more than it hashes.
+            Content::Variable(_) if self.data.split_last().is_some_and(|(_, hashed)| is(hashed)) => (true, false),
             // The profile before EV_EFI_VARIABLE_BOOT2, and version 1.2 for all variables.
             Content::Variable(variable) => {
                 let data_only = self.event_type == EV_EFI_VARIABLE_BOOT || self.format == Format::Sha1;
                 (false, data_only && is(variable.data))
             }
             Content::Words(words) if words.label().is_some() => (false, is(words.measured())),
-            Content::Words(words) => (is(words.bytes()) || words.names(algorithm, digest), false),
+            Content::Words(words) => (words.whole(algorithm, digest), false),
             _ => (false, false),
         };
         match (whole, unlabelled) {

@@ -179,7 +179,7 @@ impl<'a> Node<'a> {
             1 => self.hard_drive(f)?,
             2 => write!(f, "CDROM(0x{:x})", body.u32_le().ok()?),
             3 => self.vendor(f, "VenMedia")?,
-            4 => write!(f, "{}", Utf16(without_wide_nul(self.body))),
+            4 => write!(f, "{}", FileName(without_wide_nul(self.body))),
             6 => write!(f, "FvFile({})", Guid(body.array().ok()?)),
             7 => write!(f, "Fv({})", Guid(body.array().ok()?)),
             8 => {
@@ -213,6 +213,20 @@ impl<'a> Node<'a> {
         let vendor = Guid(body.array().ok()?);
         let data = body.take(body.remaining()).ok()?;
         Some(if data.is_empty() { write!(f, "{name}({vendor})") } else { write!(f, "{name}({vendor},{})", Hex(data)) })
+    }
+}
+
+/// A path in a file system, whose separator is not escaped.
+struct FileName<'a>(&'a [u8]);
+
+impl fmt::Display for FileName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for part in self.0.as_chunks::<2>().0.split(|unit| *unit == [b'\\', 0]) {
+            write!(f, "{separator}{}", Utf16(part.as_flattened()))?;
+            separator = "\\";
+        }
+        write!(f, "{}", super::text::Ascii(self.0.as_chunks::<2>().1))
     }
 }
 

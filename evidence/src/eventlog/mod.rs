@@ -27,8 +27,8 @@ pub(crate) use replay::extend;
 pub use replay::{Bank, Replay};
 pub use text::{Ascii, Hex, Utf16};
 pub use variable::{
-    EFI_CERT_SHA256, EFI_CERT_X509, EFI_GLOBAL_VARIABLE, EFI_IMAGE_SECURITY_DATABASE, Guid, SHIM_LOCK, Signature,
-    Signatures, Variable, signatures,
+    EFI_CERT_SHA256, EFI_CERT_X509, EFI_GLOBAL_VARIABLE, EFI_IMAGE_SECURITY_DATABASE, Guid, LoadOption, SHIM_LOCK,
+    Signature, Signatures, Variable, signatures,
 };
 
 use crate::limits::MAX_PROBLEMS;

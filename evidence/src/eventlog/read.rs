@@ -132,6 +132,13 @@ impl<'a> Event<'a> {
         self.digests().find(|(declared, _)| declared.known() == Some(algorithm)).map(|(_, digest)| digest)
     }
 
+    /// The digest of a bank that can be computed here: SHA-256 where there is one, as the profile quotes it, SHA-1 last.
+    #[must_use]
+    pub fn preferred_digest(&self) -> Option<(HashAlgorithm, &'a [u8])> {
+        use HashAlgorithm::{Sha1, Sha256, Sha384, Sha512};
+        [Sha256, Sha384, Sha512, Sha1].into_iter().find_map(|algorithm| Some((algorithm, self.digest(algorithm)?)))
+    }
+
     /// Whether the digest of `algorithm` is the hash of the event data, so that a replay that holds vouches for the
     /// data too. `None` without such a digest.
     #[must_use]

@@ -1,17 +1,20 @@
 //! An event's content as one line of printable text: `key=value` where it is a structure, the words themselves in quotes
 //! where it is text. However long the data is, a line stays short: lists and bytes are cut, and say how much is missing.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use super::{
     content::{Content, Gpt, Separator, Structure, Tables, Tagged, Words},
     text::{Ascii, Hex, Utf16, is_text, is_wide, without_nul, without_wide_nul},
-    variable::{EFI_GLOBAL_VARIABLE, EFI_IMAGE_SECURITY_DATABASE, Guid, Variable, signatures},
+    variable::{
+        EFI_CERT_SHA256, EFI_CERT_X509, EFI_GLOBAL_VARIABLE, EFI_IMAGE_SECURITY_DATABASE, Guid, LoadOption, Variable,
+        signatures,
+    },
 };
 
 /// Entries of a list (partitions, tables, signatures) that are shown; the others are counted.
 const SHOWN: usize = 16;
-/// Bytes of a text that are shown: a kernel's command line has at most 4096.
+/// Bytes of one text or path that are shown: a kernel's command line has at most 4096.
 const TEXT_SHOWN: usize = 4096;
 
 impl fmt::Display for Content<'_> {
@@ -21,7 +24,7 @@ impl fmt::Display for Content<'_> {
             Self::Separator(Separator::GoodFfff) => write!(f, "separator 0xffffffff"),
             Self::Separator(Separator::Error(value)) => write!(f, "error separator 0x{value:08x}"),
             Self::Separator(Separator::Other) => write!(f, "separator of an unknown value"),
-            Self::Action(text) => text8(f, text),
+            Self::Action(text) => write!(f, "\"{}\"", Cut(Ascii(text))),
             Self::Variable(variable) => variable.fmt(f),
             Self::Image(image) => {
                 let path = image.path();
@@ -46,35 +49,40 @@ impl fmt::Display for Content<'_> {
     }
 }
 
-/// A long text to its first [`TEXT_SHOWN`] characters.
+/// Something long to its first [`TEXT_SHOWN`] bytes.
 struct Cut<T>(T);
 
 impl<T: fmt::Display> fmt::Display for Cut<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.to_string();
-        match text.char_indices().nth(TEXT_SHOWN) {
-            Some((end, _)) => write!(f, "{}…", text.get(..end).unwrap_or(&text)),
-            None => f.write_str(&text),
-        }
+        let mut bounded = Bounded { to: f, left: TEXT_SHOWN };
+        let written = write!(bounded, "{}", self.0);
+        if bounded.left == 0 { f.write_str("…") } else { written }
     }
 }
 
-fn text8(f: &mut fmt::Formatter<'_>, text: &[u8]) -> fmt::Result {
-    write!(f, "\"{}\"", Ascii(text.get(..TEXT_SHOWN).unwrap_or(text)))?;
-    if text.len() > TEXT_SHOWN { write!(f, "…") } else { Ok(()) }
+/// Passes on until `left` bytes are written, then fails.
+struct Bounded<'a, 'b> {
+    to: &'a mut fmt::Formatter<'b>,
+    left: usize,
 }
 
-fn text16(f: &mut fmt::Formatter<'_>, text: &[u8]) -> fmt::Result {
-    write!(f, "\"{}\"", Utf16(text.get(..TEXT_SHOWN).unwrap_or(text)))?;
-    if text.len() > TEXT_SHOWN { write!(f, "…") } else { Ok(()) }
+impl fmt::Write for Bounded<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let Some(left) = self.left.checked_sub(text.len()).filter(|left| *left > 0) else {
+            self.left = 0;
+            return Err(fmt::Error);
+        };
+        self.left = left;
+        self.to.write_str(text)
+    }
 }
 
 /// Bytes of no known structure: as text where they are text.
 fn bytes(f: &mut fmt::Formatter<'_>, data: &[u8]) -> fmt::Result {
     if is_wide(data) {
-        text16(f, without_wide_nul(data))
+        write!(f, "\"{}\"", Cut(Utf16(without_wide_nul(data))))
     } else if is_text(data) {
-        text8(f, without_nul(data))
+        write!(f, "\"{}\"", Cut(Ascii(without_nul(data))))
     } else {
         write!(f, "{}", Hex(data))
     }
@@ -88,10 +96,10 @@ fn described(f: &mut fmt::Formatter<'_>, what: &str, description: Option<&[u8]>)
     })
 }
 
-/// ` [a, b, … and 3 more]`.
+/// `[a, b, … and 3 more]`.
 fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, entries: impl Iterator<Item = T>) -> fmt::Result {
     let mut more = 0_usize;
-    f.write_str(" [")?;
+    f.write_str("[")?;
     for (at, entry) in entries.enumerate() {
         match at {
             0 => write!(f, "{entry}")?,
@@ -107,31 +115,43 @@ impl fmt::Display for Variable<'_> {
         write!(f, "variable {} ({}) ", Cut(Utf16(self.name_utf16)), self.vendor)?;
         let database = ["PK", "KEK"].iter().any(|name| self.is(EFI_GLOBAL_VARIABLE, name))
             || self.vendor == EFI_IMAGE_SECURITY_DATABASE;
-        let entries = signatures(self.data);
-        if database && !self.data.is_empty() && entries.clone().all(|entry| entry.is_ok()) {
-            write!(f, "signatures={}", entries.clone().count())?;
-            return list(f, entries.flatten().map(|entry| Named(entry.kind)));
+        if database && signatures(self.data).all(|entry| entry.is_ok()) {
+            return self.database(f);
         }
-        write!(f, "data=")?;
-        bytes(f, self.data)
+        if self.is(EFI_GLOBAL_VARIABLE, "BootOrder") {
+            return self.boot_order(f);
+        }
+        match LoadOption::read(self.data).filter(|_| self.vendor == EFI_GLOBAL_VARIABLE) {
+            Some(option) => {
+                let description = Cut(Utf16(option.description_utf16));
+                write!(f, "option=\"{description}\" path={}", Cut(option.path))
+            }
+            None => {
+                write!(f, "data=")?;
+                bytes(f, self.data)
+            }
+        }
     }
 }
 
-/// A GUID by its name, where it has one.
-struct Named(Guid);
+impl Variable<'_> {
+    /// How many entries of which kind.
+    fn database(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |kind: Guid| signatures(self.data).flatten().filter(|entry| entry.kind == kind).count();
+        let (all, x509, sha256) = (signatures(self.data).count(), of(EFI_CERT_X509), of(EFI_CERT_SHA256));
+        let other = all.saturating_sub(x509).saturating_sub(sha256);
+        write!(f, "signatures={all} (X.509 {x509}, SHA-256 {sha256}, other {other})")
+    }
 
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.name() {
-            Some(name) => f.write_str(name),
-            None => self.0.fmt(f),
-        }
+    fn boot_order(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "order=")?;
+        list(f, self.data.as_chunks::<2>().0.iter().map(|option| format!("{:04X}", u16::from_le_bytes(*option))))
     }
 }
 
 impl fmt::Display for Gpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gpt disk={}", self.disk)?;
+        write!(f, "gpt disk={} ", self.disk)?;
         list(
             f,
             self.partitions().map(|entry| {
@@ -145,6 +165,7 @@ impl fmt::Display for Gpt<'_> {
 impl fmt::Display for Tables<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         described(f, "tables", self.description)?;
+        f.write_str(" ")?;
         list(f, self.vendors())
     }
 }
@@ -161,7 +182,8 @@ impl fmt::Display for Tagged<'_> {
 
 impl fmt::Display for Words<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.wide() { text16(f, self.bytes()) } else { text8(f, self.bytes()) }
+        let bytes = self.bytes();
+        if self.wide() { write!(f, "\"{}\"", Cut(Utf16(bytes))) } else { write!(f, "\"{}\"", Cut(Ascii(bytes))) }
     }
 }
 

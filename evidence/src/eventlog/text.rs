@@ -65,10 +65,10 @@ pub(super) fn without_nul(bytes: &[u8]) -> &[u8] {
     bytes.get(..end).unwrap_or(&[])
 }
 
-/// Without the NUL units that end a UTF-16 string.
+/// Without the NUL units that end a UTF-16 string, nor half of one.
 pub(super) fn without_wide_nul(bytes: &[u8]) -> &[u8] {
     let (units, odd) = bytes.as_chunks::<2>();
-    if !odd.is_empty() {
+    if odd.iter().any(|byte| *byte != 0) {
         return bytes;
     }
     let end = units.iter().rposition(|unit| *unit != [0, 0]).map_or(0, |last| last.saturating_add(1));
@@ -81,11 +81,15 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~'))
 }
 
-/// Whether `bytes` are UTF-16LE text rather than 8-bit text: whole units, and their high bytes mostly zero. Two bytes are
-/// taken for one character and its NUL.
+/// Whether `bytes` are UTF-16LE text rather than 8-bit text: characters that can be shown, half of them ASCII at least.
+/// Two bytes are taken for one character and its NUL.
 pub(super) fn is_wide(bytes: &[u8]) -> bool {
-    let (units, odd) = bytes.as_chunks::<2>();
-    let text = without_wide_nul(bytes).as_chunks::<2>().0;
-    let wide = text.iter().filter(|[low, high]| *low != 0 && *high == 0).count();
-    units.len() > 1 && odd.is_empty() && !text.is_empty() && wide.saturating_mul(2) >= text.len()
+    let text = without_wide_nul(bytes);
+    let shown = |character: char| !character.is_control() || matches!(character, '\t' | '\n' | '\r');
+    let ascii = text.as_chunks::<2>().0.iter().filter(|[low, high]| *high == 0 && low.is_ascii()).count();
+    bytes.len() > 2
+        && !text.is_empty()
+        && text.len().is_multiple_of(2)
+        && ascii.saturating_mul(4) >= text.len()
+        && Utf16(text).chars().all(|decoded| decoded.is_ok_and(shown))
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::text::Utf16;
+use super::{device_path::DevicePath, text::Utf16};
 use crate::{error::Malformed, reader::Reader};
 
 const WHAT: &str = "UEFI variable";
@@ -12,6 +12,9 @@ const LISTS: &str = "EFI_SIGNATURE_LIST";
 const LIST_HEADER: usize = 28;
 /// SignatureOwner at the beginning of every EFI_SIGNATURE_DATA.
 const OWNER: usize = 16;
+
+/// Bytes that may follow a variable: shim before version 15 counts its structure's padding.
+const SLACK: usize = 8;
 
 /// A GUID in the byte order of UEFI (§2.3.1): its first three fields are little-endian.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,7 +92,9 @@ impl<'a> Variable<'a> {
         let (characters, size) = (length(reader.u64_le()?)?, length(reader.u64_le()?)?);
         let name_utf16 = reader.take(characters.checked_mul(2).ok_or(at_length.clone())?)?;
         let data = reader.take(size)?;
-        reader.finish()?;
+        if reader.remaining() > SLACK {
+            return Err(reader.malformed("bytes follow the end"));
+        }
         Ok(Self { vendor, name_utf16, data })
     }
 
@@ -105,6 +110,30 @@ impl<'a> Variable<'a> {
         self.vendor == vendor
             && Utf16(self.name_utf16).chars().eq(name.chars().map(Ok))
             && self.name_utf16.len().is_multiple_of(2)
+    }
+}
+
+/// EFI_LOAD_OPTION (UEFI §3.1.3): what a Boot#### variable holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOption<'a> {
+    /// Description, UTF-16LE.
+    pub description_utf16: &'a [u8],
+    /// FilePathList.
+    pub path: DevicePath<'a>,
+}
+
+impl<'a> LoadOption<'a> {
+    /// Reads one; `None` where `bytes` are none.
+    #[must_use]
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(WHAT, bytes);
+        let _attributes = reader.u32_le().ok()?;
+        let length = usize::from(reader.u16_le().ok()?);
+        let rest = bytes.get(reader.at()..)?;
+        let characters = rest.as_chunks::<2>().0.iter().position(|unit| *unit == [0, 0])?;
+        let description_utf16 = reader.take(characters.checked_mul(2)?).ok()?;
+        let _nul = reader.u16_le().ok()?;
+        Some(Self { description_utf16, path: DevicePath(reader.take(length).ok()?) })
     }
 }
 

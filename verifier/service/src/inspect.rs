@@ -9,7 +9,7 @@ use evidence::{
     claims::{Claims, LogKind},
     cose::Sign1,
     envelope::Envelope,
-    eventlog::{self, EventLog, Problem},
+    eventlog::{self, Event, EventLog, Problem, event_type_name},
     ima,
     limits::MAX_LOG,
     pcr::{HashAlgorithm, PcrValues, sha256},
@@ -106,14 +106,37 @@ fn banks(banks: &BTreeMap<HashAlgorithm, eventlog::Bank>) -> Value {
     banks.iter().map(|(algorithm, values)| (algorithm.name().to_owned(), Value::from(bank(values)))).collect()
 }
 
+/// Events listed, at most: real logs have hundreds, and each line is several times as long as its event.
+const MAX_LISTED: usize = 16_384;
+
 fn event_log(bytes: &[u8]) -> Result<Value, Undecodable> {
-    let replay = EventLog::read(bytes)?.inspect()?;
+    let log = EventLog::read(bytes)?;
+    let replay = log.inspect()?;
+    let listing = log.events().take(MAX_LISTED).map_while(Result::ok).map(|event| listed(&event));
+    let mut odd = problems("event", &replay.problems);
+    if let (Some(more), Value::Array(odd)) = (replay.events.checked_sub(MAX_LISTED).filter(|more| *more > 0), &mut odd) {
+        odd.push(json!({ "event": MAX_LISTED, "code": "log.more-events", "detail": format!("{more} are not listed") }));
+    }
     Ok(json!({
         "kind": "tcg-event-log",
         "events": replay.events,
+        "listing": listing.collect::<Vec<_>>(),
         "pcrs": banks(&replay.banks),
-        "problems": problems("event", &replay.problems),
+        "problems": odd,
     }))
+}
+
+/// One event; its content is only words where `proven` is false, and nothing is measured where it is null.
+fn listed(event: &Event<'_>) -> Value {
+    let digest = event.preferred_digest().filter(|_| event.extends());
+    json!({
+        "event": event.index,
+        "pcr": event.pcr,
+        "type": event_type_name(event.event_type).map_or_else(|| format!("0x{:08x}", event.event_type), str::to_owned),
+        "digest": digest.map(|(algorithm, digest)| format!("{}:{}", algorithm.name(), hex(digest))),
+        "content": event.content().to_string(),
+        "proven": digest.map(|(algorithm, _)| event.proves_content(algorithm)),
+    })
 }
 
 fn ima_list(bytes: &[u8]) -> Result<Value, Undecodable> {

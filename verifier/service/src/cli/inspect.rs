@@ -69,12 +69,13 @@ fn text(artefact: &Value) -> String {
     table(&["", ""], facts) + &tables
 }
 
-/// Flattens what nests. `pcrs` and lists of objects become tables.
+/// Flattens what nests. `pcrs` and `listing` become tables.
 fn collect(prefix: &str, fields: &Map<String, Value>, facts: &mut Vec<Row>, tables: &mut String) {
     for (name, value) in fields {
         let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match value {
             Value::Object(inner) if name.ends_with("pcrs") => *tables += &pcr_table(inner),
+            Value::Array(events) if name.ends_with("listing") => *tables += &listing_table(events),
             Value::Object(inner) => collect(&name, inner, facts, tables),
             Value::Array(items) if items.iter().any(Value::is_object) => {
                 for (at, item) in items.iter().enumerate() {
@@ -104,6 +105,27 @@ fn scalar(value: &Value) -> String {
         Value::Array(items) => items.iter().map(scalar).collect::<Vec<_>>().join(" "),
         value => value.to_string(),
     }
+}
+
+/// The events of a boot log, with as much of a digest as tells them apart.
+fn listing_table(events: &[Value]) -> String {
+    const SHORT: usize = 12;
+    let short = |digest: &str| {
+        let (algorithm, hex) = digest.split_once(':').unwrap_or(("", digest));
+        format!("{algorithm}:{}", hex.get(..SHORT).unwrap_or(hex))
+    };
+    let row = |event: &Value| {
+        let proven = event["proven"].as_bool().map_or("-", |proven| if proven { "proven" } else { "unproven" });
+        vec![
+            cell(scalar(&event["event"])),
+            cell(scalar(&event["pcr"])),
+            cell(scalar(&event["type"])),
+            cell(event["digest"].as_str().map_or_else(|| "-".to_owned(), short)),
+            cell(proven),
+            cell(scalar(&event["content"])),
+        ]
+    };
+    table(&["EVENT", "PCR", "TYPE", "DIGEST", "CONTENT IS", "CONTENT"], events.iter().map(row).collect())
 }
 
 /// `{bank: {pcr: value}}`, in the order of the PCRs' numbers.
