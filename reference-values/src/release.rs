@@ -10,7 +10,7 @@ use evidence::{
 use thiserror::Error;
 
 use crate::{
-    boot_rules::{BootRules, ImaPolicy},
+    boot_rules::{BootRules, ImaPolicy, NotGood},
     limits::{MAX_BOOT_RULES, MAX_BOOTS, MAX_EXECUTABLES, MAX_IMA_POLICIES, MAX_NAME, MAX_PATH},
 };
 
@@ -50,6 +50,14 @@ pub enum Invalid {
     /// A command line that no kernel gets.
     #[error("command line {0:?}… is longer than 4096 bytes or has control characters")]
     CommandLine(String),
+    /// A log that no rules can be made from.
+    #[error("boot log {number}: {why}")]
+    Log {
+        /// Which one, from 1.
+        number: usize,
+        /// What is wrong with it.
+        why: NotGood,
+    },
     /// Nothing measured.
     #[error("the release holds neither an executable nor a boot")]
     Empty,

@@ -60,6 +60,19 @@ impl CommandLine {
         }
     }
 
+    /// Whether every text that it stands for has dm-verity check the root or `/usr` against one root hash, the same in
+    /// all: `roothash=` and `usrhash=` (systemd), `dm-mod.create=` (dm-init).
+    #[must_use]
+    pub fn names_root_hash(&self) -> bool {
+        let fixed = |name: &str| {
+            let mut all = self.pattern.split(' ').filter_map(|parameter| parameter.strip_prefix(name));
+            // Which of two counts is the reader's choice.
+            matches!((all.next(), all.next()), (Some(hash), None) if !hash.is_empty() && !hash.contains(['*', '\\']))
+        };
+        let table = self.is_exact().and_then(|text| text.split_once("dm-mod.create="));
+        fixed("roothash=") || fixed("usrhash=") || table.is_some_and(|(_, table)| table.contains(" verity "))
+    }
+
     /// Whether it stands for `text`, in time linear in both: each part is searched for once, leftmost, and where no
     /// leftmost place does, no other does.
     #[must_use]
@@ -125,6 +138,18 @@ mod tests {
         assert!(CommandLine::parse(&"x".repeat(4097)).is_err());
         assert!(CommandLine::parse("quiet\n").is_err());
         assert!(CommandLine::parse("").is_ok());
+    }
+
+    #[test]
+    fn a_root_hash_is_named_where_it_is_one_and_fixed() {
+        let names = |pattern: &str| CommandLine::parse(pattern).unwrap().names_root_hash();
+        assert!(names("roothash=ab12 quiet") && names("quiet usrhash=ab12") && names("root=* roothash=ab12"));
+        assert!(names("dm-mod.create=\"v,,,ro,0 8 verity 1 a b\" root=/dev/dm-0"));
+        for none in ["", "roothash=", "roothash=*", "roothash=a roothash=b", "xroothash=ab", "dm-mod.create=\"linear\""]
+        {
+            assert!(!names(none), "{none}");
+        }
+        assert!(!names("dm-mod.create=\"v,,,ro,0 8 verity 1 a *\""));
     }
 
     /// Every way to choose what the stars stand for.

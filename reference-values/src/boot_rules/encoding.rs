@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AttesterIn, BootRules, CommandLine, EventKey, EventRule, ImaPolicy, Kernel, Keys, Lockdown, SecureBootRule,
+    AttesterIn, BootRules, CommandLine, EventKey, EventRule, ImaPolicy, Kernel, Kexec, Keys, Lockdown, SecureBootRule,
 };
 use crate::{
     error::Unreadable,
@@ -42,7 +42,7 @@ impl BootRules {
         }
         if let Some(kernel) = &self.kernel {
             out.uint(5).map(4).uint(0).text(&kernel.release).uint(1).boolean(kernel.modules_signed);
-            out.uint(2).uint(lockdown_number(kernel.lockdown)).uint(3).boolean(kernel.kexec);
+            out.uint(2).uint(lockdown_number(kernel.lockdown)).uint(3).uint(kexec_number(kernel.kexec));
         }
         if let Some(attester) = self.attester {
             out.uint(6).uint(match attester {
@@ -76,8 +76,10 @@ impl BootRules {
         if let Some(kernel) = kernel {
             rules = rules.with_kernel(kernel)?;
         }
-        rules.attester = attester;
-        Ok(rules)
+        match attester {
+            Some(place) => Ok(rules.with_attester(place)?),
+            None => Ok(rules),
+        }
     }
 }
 
@@ -219,7 +221,7 @@ fn decode_kernel(items: &mut Items<'_>) -> Result<Kernel, Unreadable> {
             0 => release = Some(items.text()?.to_owned()),
             1 => modules_signed = Some(items.boolean()?),
             2 => lockdown = Some(decode_lockdown(items)?),
-            3 => kexec = Some(items.boolean()?),
+            3 => kexec = Some(decode_kexec(items)?),
             _ => return Err(key.unsupported()),
         }
     }
@@ -246,6 +248,25 @@ fn decode_lockdown(items: &mut Items<'_>) -> Result<Lockdown, Unreadable> {
     all.into_iter().find(|lockdown| lockdown_number(*lockdown) == number).ok_or_else(|| Unreadable::Unsupported {
         place: "kernel",
         item: format!("lockdown {number}"),
+        at,
+    })
+}
+
+const fn kexec_number(kexec: Kexec) -> u64 {
+    match kexec {
+        Kexec::Absent => 0,
+        Kexec::FileOnly => 1,
+        Kexec::Any => 2,
+    }
+}
+
+fn decode_kexec(items: &mut Items<'_>) -> Result<Kexec, Unreadable> {
+    let at = items.at();
+    let number = items.uint()?;
+    let all = [Kexec::Absent, Kexec::FileOnly, Kexec::Any];
+    all.into_iter().find(|kexec| kexec_number(*kexec) == number).ok_or_else(|| Unreadable::Unsupported {
+        place: "kernel",
+        item: format!("kexec {number}"),
         at,
     })
 }
@@ -349,8 +370,13 @@ mod tests {
             Lockdown::WithSecureBoot,
             Lockdown::Always,
         ]);
-        ("[!-~]{1,64}", any::<bool>(), lockdown, any::<bool>())
-            .prop_map(|(release, modules_signed, lockdown, kexec)| Kernel { release, modules_signed, lockdown, kexec })
+        let kexec = prop::sample::select(vec![Kexec::Absent, Kexec::FileOnly, Kexec::Any]);
+        ("[!-~]{1,64}", any::<bool>(), lockdown, kexec).prop_map(|(release, modules_signed, lockdown, kexec)| Kernel {
+            release,
+            modules_signed,
+            lockdown,
+            kexec,
+        })
     }
 
     prop_compose! {
@@ -358,15 +384,24 @@ mod tests {
             events in prop::collection::btree_map(key(), rule(), 1..5),
             separators in prop::collection::btree_set(0..15_u8, 0..5),
             secure_boot in secure_boot(),
-            lines in prop::collection::vec("[ -~]{0,40}", 0..3),
+            lines in prop::collection::vec("(roothash=[a-z]{1,9} )?[ -~]{0,40}", 0..3),
             kernel in prop::option::of(kernel()),
             attester in prop::option::of(prop::sample::select(vec![AttesterIn::Initrd, AttesterIn::Verity])),
+            bound in any::<bool>(),
         ) -> BootRules {
             let lines = lines.iter().map(|line| CommandLine::parse(line).unwrap()).collect::<Vec<_>>();
+            let mut events = events;
+            events.retain(|key, rule| *rule != EventRule::Unjudged || key.may_be_unjudged());
+            events.insert(EventKey { pcr: 1, event_type: 10 }, EventRule::Unjudged);
+            if bound {
+                events.insert(EventKey { pcr: 11, event_type: 13 }, EventRule::Sequences([vec![[1; 32]]].into()));
+            }
             let mut rules = BootRules::new(events, separators, secure_boot).unwrap().with_command_lines(lines).unwrap();
             rules.kernel = kernel;
-            rules.attester = attester;
-            rules
+            match attester {
+                Some(place) => rules.clone().with_attester(place).unwrap_or(rules),
+                None => rules,
+            }
         }
     }
 
@@ -401,21 +436,23 @@ mod tests {
     fn rules_that_contradict_themselves_are_refused() {
         let unjudged = |pcr: u8, event_type: u8| vec![0x83, pcr, event_type, 0x81, 2];
         let events = |all: &[Vec<u8>]| [vec![0x80 + u8::try_from(all.len()).unwrap()], all.concat()].concat();
-        assert!(written(&events(&[unjudged(0, 8), unjudged(1, 8)]), &[0x82, 0, 1], &NO_SECURE_BOOT).is_ok());
+        assert!(written(&events(&[unjudged(1, 8), unjudged(5, 8)]), &[0x82, 0, 1], &NO_SECURE_BOOT).is_ok());
         let refused = [
             // No event at all, the same twice, out of order.
             (events(&[]), vec![0x80]),
-            (events(&[unjudged(0, 8), unjudged(0, 8)]), vec![0x80]),
-            (events(&[unjudged(1, 8), unjudged(0, 8)]), vec![0x80]),
+            (events(&[unjudged(1, 8), unjudged(1, 8)]), vec![0x80]),
+            (events(&[unjudged(5, 8), unjudged(1, 8)]), vec![0x80]),
             // PCRs and types that no rule is for.
             (events(&[unjudged(10, 8)]), vec![0x80]),
             (events(&[unjudged(15, 8)]), vec![0x80]),
-            (events(&[unjudged(0, 3)]), vec![0x80]),
-            (events(&[unjudged(0, 4)]), vec![0x80]),
+            (events(&[unjudged(1, 3)]), vec![0x80]),
+            (events(&[unjudged(1, 4)]), vec![0x80]),
+            // A PCR of code that is not judged.
+            (events(&[unjudged(4, 8)]), vec![0x80]),
             // Separators twice, out of order, in a PCR that does not exist.
-            (events(&[unjudged(0, 8)]), vec![0x82, 1, 1]),
-            (events(&[unjudged(0, 8)]), vec![0x82, 1, 0]),
-            (events(&[unjudged(0, 8)]), vec![0x81, 15]),
+            (events(&[unjudged(1, 8)]), vec![0x82, 1, 1]),
+            (events(&[unjudged(1, 8)]), vec![0x82, 1, 0]),
+            (events(&[unjudged(1, 8)]), vec![0x81, 15]),
             // Only the empty sequence; none; no digest; more at least than at most; an unknown kind.
             (vec![0x81, 0x83, 0, 8, 0x82, 0, 0x81, 0x80], vec![0x80]),
             (vec![0x81, 0x83, 0, 8, 0x82, 0, 0x80], vec![0x80]),
@@ -426,7 +463,7 @@ mod tests {
         for (events, separators) in refused {
             assert!(written(&events, &separators, &NO_SECURE_BOOT).is_err(), "{events:02x?} {separators:02x?}");
         }
-        let sound = events(&[unjudged(0, 8)]);
+        let sound = events(&[unjudged(1, 8)]);
         for secure_boot in
             [&[0xA1, 0, 0xF4][..], &[0xA1, 4, 0x80], &[0xA2, 0, 1, 4, 0x80], &[0xA3, 0, 0xF4, 4, 0x80, 5, 0]]
         {
@@ -436,7 +473,7 @@ mod tests {
 
     #[test]
     fn a_count_past_a_limit_is_refused_before_anything_is_kept() {
-        let many = [vec![0xA3, 1, 0x99, 0x01, 0x01], [0x83, 0, 8, 0x81, 2].repeat(257)].concat();
+        let many = [vec![0xA3, 1, 0x99, 0x01, 0x01], [0x83, 1, 8, 0x81, 2].repeat(257)].concat();
         let all = [many, vec![2, 0x80, 3], NO_SECURE_BOOT.to_vec()].concat();
         assert!(matches!(BootRules::decode(&all), Err(Unreadable::Invalid(Invalid::TooMany { limit: 256, .. }))));
     }

@@ -7,12 +7,16 @@
 
 mod command_line;
 mod encoding;
+mod from_logs;
+mod secure_boot;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evidence::eventlog::{EV_NO_ACTION, EV_SEPARATOR};
+use evidence::eventlog::{EV_EVENT_TAG, EV_IPL, EV_NO_ACTION, EV_SEPARATOR, Event};
 
 pub use command_line::CommandLine;
+pub use from_logs::{Generalised, Given, NotGood};
+pub use secure_boot::{SecureBootVariable, key_of, keys_of};
 
 use crate::{
     limits::{MAX_COMMAND_LINES, MAX_EVENT_KEYS, MAX_KERNEL_RELEASE, MAX_RULE_DIGESTS, MAX_SEQUENCES},
@@ -24,6 +28,13 @@ const LAST_PCR: u8 = 14;
 /// IMA's list: it grows while the system runs.
 const IMA_PCR: u8 = 10;
 
+/// Where an initrd is measured: by Linux's EFI stub, by systemd-stub within its image, by GRUB.
+const INITRD_KEYS: [EventKey; 3] = [
+    EventKey { pcr: 9, event_type: EV_EVENT_TAG },
+    EventKey { pcr: 11, event_type: EV_IPL },
+    EventKey { pcr: 9, event_type: EV_IPL },
+];
+
 /// Which events a rule is for: all of one type in one PCR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventKey {
@@ -34,6 +45,22 @@ pub struct EventKey {
 }
 
 impl EventKey {
+    /// Which rule an event falls under. `None` for one that is judged otherwise or not at all: it extends nothing, or a
+    /// PCR that no rule is for; it is a separator, a command line, or a variable of Secure Boot.
+    #[must_use]
+    pub fn of(event: &Event<'_>) -> Option<Self> {
+        let key = Self { pcr: u8::try_from(event.pcr).ok()?, event_type: event.event_type };
+        let otherwise = event.command_line().is_some() || SecureBootVariable::of(event).is_some();
+        (key.may_be_ruled() && !otherwise).then_some(key)
+    }
+
+    /// Whether it may be left unjudged: in PCRs of configuration alone. A log's author chooses the type, which is not
+    /// extended; where one type is unjudged, whatever the PCR got can be called that.
+    #[must_use]
+    pub const fn may_be_unjudged(self) -> bool {
+        matches!(self.pcr, 1 | 3 | 5 | 6)
+    }
+
     /// Whether a rule can be for it: a PCR that firmware, loader or stub extend, and a type that extends and is no
     /// separator. Separators have a rule of their own.
     #[must_use]
@@ -60,7 +87,7 @@ pub enum EventRule {
         /// Most events.
         at_most: u32,
     },
-    /// Varies between good boots and carries no code.
+    /// Varies between good boots and carries no code. Only where [`EventKey::may_be_unjudged`].
     Unjudged,
 }
 
@@ -126,8 +153,19 @@ pub struct Kernel {
     pub modules_signed: bool,
     /// Whether it locks itself down.
     pub lockdown: Lockdown,
-    /// Whether kexec is compiled in at all.
-    pub kexec: bool,
+    /// Whether it can start another kernel by itself.
+    pub kexec: Kexec,
+}
+
+/// How a kernel can start another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kexec {
+    /// Not at all.
+    Absent,
+    /// By kexec_file_load(2), which IMA measures where its policy says so.
+    FileOnly,
+    /// By kexec_load(2) too, which IMA does not measure: it gets no file.
+    Any,
 }
 
 /// Whether a kernel locks itself down (kernel_lockdown(7)).
@@ -202,8 +240,11 @@ impl BootRules {
             ));
         }
         let mut digests = secure_boot.size();
-        for rule in events.values() {
+        for (key, rule) in &events {
             rule.check()?;
+            if *rule == EventRule::Unjudged && !key.may_be_unjudged() {
+                return Err(Invalid::Rule("only events in PCR 1, 3, 5 and 6, which carry no code, may be unjudged"));
+            }
             let (size, sequences) = rule.size();
             if sequences > MAX_SEQUENCES {
                 return Err(Invalid::TooMany { what: "sequences of one kind of event", limit: MAX_SEQUENCES });
@@ -243,10 +284,29 @@ impl BootRules {
     }
 
     /// The same with the attester bound to the boot.
-    #[must_use]
-    pub const fn with_attester(mut self, place: AttesterIn) -> Self {
+    ///
+    /// # Errors
+    /// [`Invalid::Rule`] where these rules do not bind it: no rule for an initrd, or a command line without root hash.
+    pub fn with_attester(mut self, place: AttesterIn) -> Result<Self, Invalid> {
+        let bound = match place {
+            AttesterIn::Initrd => INITRD_KEYS.iter().any(|key| {
+                matches!(self.events.get(key), Some(EventRule::Sequences(all)) if all.iter().all(|one| !one.is_empty()))
+            }),
+            AttesterIn::Verity => {
+                !self.command_lines.is_empty() && self.command_lines.iter().all(CommandLine::names_root_hash)
+            }
+        };
+        if !bound {
+            return Err(Invalid::Rule(match place {
+                AttesterIn::Initrd => "the attester cannot be in the initrd, because no event measures one",
+                AttesterIn::Verity => {
+                    "the attester cannot be under dm-verity, because a command line has no roothash=, usrhash= or \
+                     dm-mod.create= with a fixed root hash"
+                }
+            }));
+        }
         self.attester = Some(place);
-        self
+        Ok(self)
     }
 
     /// What the events of each PCR and type may be. Events without a rule are not part of a good boot.
