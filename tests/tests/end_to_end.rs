@@ -3,6 +3,7 @@
 
 use std::{fs, path::Path};
 
+use anyhow::Context as _;
 use devices::deployment::{BOOT_LOG, Deployment, PRODUCT, succeeded};
 
 type Done = anyhow::Result<()>;
@@ -181,6 +182,30 @@ fn doctor_finds_nothing_amiss_with_a_device_that_is_to_enrol_nor_with_one_that_h
         assert!(text.contains(&format!("and takes {whose}")), "{when}: {text}");
         succeeded("enrol", &deployment.attester(&["enrol"])?)?;
     }
+    Ok(())
+}
+
+#[test]
+fn doctor_names_the_pcr_that_the_boot_log_does_not_lead_to_and_measure_what_was_started() -> Done {
+    let deployment = Deployment::start()?;
+    let json = |command: &str| -> anyhow::Result<serde_json::Value> {
+        let output = deployment.attester(&[command, "--json"])?;
+        serde_json::from_slice(&output.stdout).map_err(|error| anyhow::anyhow!("{error}: {}", exit(&output)))
+    };
+    let boot_pcrs = || -> anyhow::Result<serde_json::Value> {
+        let lines = json("doctor")?["lines"].as_array().context("lines")?.clone();
+        lines.into_iter().find(|line| line["name"] == "boot log's pcrs").context("a line")
+    };
+    assert_eq!(boot_pcrs()?["level"], "ok");
+    let measured = json("measure")?;
+    let boot = &measured["boot_log"];
+    assert_eq!((&boot["secure_boot"], &boot["programs"][1]["name"]), (&false.into(), &".linux".into()));
+    assert_eq!(measured["tpm"]["differs_from_boot_log"], serde_json::Value::Null);
+    // A boot loader that the log conceals.
+    deployment.extend(&[(4, vec![7; 32])])?;
+    let line = boot_pcrs()?;
+    assert!(line["level"] == "warn" && line["text"].as_str().unwrap().ends_with("PCR 4"), "{line}");
+    assert_eq!(json("measure")?["tpm"]["differs_from_boot_log"], serde_json::json!([4]));
     Ok(())
 }
 

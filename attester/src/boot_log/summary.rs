@@ -64,11 +64,10 @@ impl Summary {
     }
 
     fn take(&mut self, event: &Event<'_>) {
-        if let Some(on) = secure_boot(event) {
-            self.secure_boot = Some(on);
-        }
-        if let Some(text) = event.command_line().and_then(|line| line.text()) {
-            self.command_line = Some(text);
+        // The first counts: anybody may extend the same once more later.
+        self.secure_boot = self.secure_boot.or_else(|| secure_boot(event));
+        if self.command_line.is_none() {
+            self.command_line = event.command_line().and_then(|line| line.text());
         }
         if self.programs.len() < MAX_PROGRAMS {
             self.programs.extend(program(event));
