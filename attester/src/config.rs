@@ -56,6 +56,7 @@ const KEYS: &[&str] = &[
     "sweep_seconds",
     "attest_seconds",
     "results",
+    "startup_grace_seconds",
     "broker",
     "verifier",
 ];
@@ -139,6 +140,7 @@ struct FileConfig {
     sweep_seconds: Option<u32>,
     attest_seconds: Option<u32>,
     results: Option<FileResults>,
+    startup_grace_seconds: Option<u32>,
     broker: Option<FileBroker>,
     #[serde(default)]
     verifier: Vec<FileVerifier>,
@@ -192,6 +194,8 @@ pub struct Config {
     pub attest_every: Duration,
     /// Whether a signed result is asked for in each epoch, rather than where something changed.
     pub results_always: bool,
+    /// How long `attester wait` waits where nobody judges this device; then it lets it pass. None: for ever.
+    pub startup_grace: Option<Duration>,
     /// Where evidence goes, `[broker]` first; commands that send none do without.
     pub brokers: Vec<Broker>,
     /// Whose results are accepted.
@@ -293,6 +297,10 @@ impl Config {
             sweep_every: seconds("sweep_seconds", typed.sweep_seconds, DEFAULT_SWEEP_SECONDS)?,
             attest_every: seconds("attest_seconds", typed.attest_seconds, DEFAULT_ATTEST_SECONDS)?,
             results_always: typed.results == Some(FileResults::Always),
+            startup_grace: typed
+                .startup_grace_seconds
+                .filter(|seconds| *seconds != 0)
+                .map(|seconds| Duration::from_secs(seconds.into())),
             brokers,
             verifiers,
         })
@@ -395,7 +403,7 @@ fn override_key(table: &mut Table, name: &OsString, value: &OsString) -> Result<
 /// A variable's text as the type of its key.
 fn typed(key: &str, text: &str) -> Result<Value, String> {
     match key {
-        "ak_counter" | "runtime_pcr" | "sweep_seconds" | "attest_seconds" => {
+        "ak_counter" | "runtime_pcr" | "sweep_seconds" | "attest_seconds" | "startup_grace_seconds" => {
             text.parse().map(Value::Integer).map_err(|_| format!("`{text}` is not a whole number"))
         }
         "broker" | "verifier" => toml::from_str::<Table>(&format!("value = {text}"))
@@ -531,6 +539,7 @@ mod tests {
         assert_eq!(config.state_dir, Path::new(DEFAULT_STATE_DIR));
         assert_eq!((config.sweep_every.as_secs(), config.attest_every.as_secs()), (300, 3600));
         assert!(config.brokers.is_empty() && config.verifiers.is_empty() && !config.results_always);
+        assert_eq!(config.startup_grace, None);
     }
 
     #[test]
@@ -538,6 +547,7 @@ mod tests {
         let config = load(
             "tcti = 'tabrmd'\nstate_dir = '/s'\nboot_log = '/b'\nima_log = '/i'\nendorsement_auth = 'hex:0aFF'\n\
              ak_counter = 2\nruntime_pcr = 12\nsweep_seconds = 5\nattest_seconds = 6\nresults = 'always'\n\
+             startup_grace_seconds = 7\n\
              [broker]\naddress = '[::1]:1883'\nenrolment_address = 'e'\nca = '/ca'\ncertificate = '/c'\nkey = '/k'\n\
              [[verifier]]\nname = 'v1'\nkey = 'DIR/root.pem'\n",
             &[],
@@ -547,6 +557,7 @@ mod tests {
         assert!(format!("{config:?}").contains("endorsement_auth: Secret,"), "shown nowhere");
         assert_eq!((config.ak_counter, config.runtime_pcr.index()), (2, 12));
         assert!(config.results_always);
+        assert_eq!(config.startup_grace, Some(Duration::from_secs(7)));
         let broker = &config.brokers[0];
         assert_eq!((broker.host.as_str(), broker.port), ("::1", 1883));
         assert_eq!(broker.enrolment, ("e".to_owned(), DEFAULT_PORT));
@@ -628,11 +639,13 @@ mod tests {
                 ("COUNTERSIGN_ATTESTER__STATE_DIR", "/env"),
                 ("COUNTERSIGN_ATTESTER__BROKER__ADDRESS", "env:1"),
                 ("COUNTERSIGN_ATTESTER__SWEEP_SECONDS", "9"),
+                ("COUNTERSIGN_ATTESTER__STARTUP_GRACE_SECONDS", "0"),
                 ("HOME", "/root"),
             ],
         )
         .unwrap();
         assert_eq!((config.state_dir.to_str(), config.sweep_every.as_secs()), (Some("/env"), 9));
+        assert_eq!(config.startup_grace, None, "0 seconds are no grace");
         let broker = &config.brokers[0];
         assert_eq!((broker.host.as_str(), broker.port), ("env", 1));
         assert_eq!(broker.enrolment, ("env".to_owned(), 1), "where no other place is named");

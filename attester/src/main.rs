@@ -6,6 +6,7 @@ mod enrolment;
 mod exchange;
 mod link;
 mod measure;
+mod notify;
 mod once;
 mod pinned;
 mod positions;
@@ -13,6 +14,7 @@ mod service;
 mod session;
 mod state;
 mod status;
+mod wait;
 mod worker;
 
 use std::{
@@ -129,6 +131,12 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Waits until the running service holds an affirmed verdict of this boot
+    Wait {
+        /// How long; then the exit code is the verdict [default: for ever]
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u32>,
     },
     /// Shell completions
     Completions {
@@ -253,6 +261,7 @@ fn run(cli: Cli, output: &mut Output) -> Result<u8> {
             let state = StateDir::open(&config.state_dir)?;
             status::print(&state, json, output).map(|()| 0)
         }
+        Command::Wait { timeout } => wait::wait(&config, timeout.map(|seconds| Duration::from_secs(seconds.into()))),
         Command::Completions { .. } | Command::Doctor { .. } => Ok(0),
     }
 }

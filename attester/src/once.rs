@@ -66,7 +66,8 @@ pub(crate) async fn once(config: &Config, wait: Duration, json: bool, output: &m
 }
 
 fn is_revoked(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<NotEnrolled>().is_some_and(|refused| refused.code == "identity.revoked")
+    let refused = error.downcast_ref::<NotEnrolled>();
+    refused.is_some_and(|refused| Verdict::of_refusal(&refused.code) == Verdict::Contraindicated)
 }
 
 /// One attestation with all verifiers.

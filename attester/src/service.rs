@@ -6,6 +6,7 @@ use std::{
     env,
     fs::File,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -21,10 +22,12 @@ use tokio::{
 
 use crate::{
     Usage,
-    enrolment::{Enrolled, ensure, expires_soon, standing},
+    enrolment::{Enrolled, NotEnrolled, ensure, expires_soon, standing},
     link::take_lock,
+    notify,
     session::{EVENTS, Event, News, Session, TURN, endpoint},
     state::{StateDir, jitter},
+    status::Status,
     told,
     worker::{Ended, Worker},
 };
@@ -37,6 +40,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// File that the service locks while it runs.
 const RUNNING: &str = "running";
+/// Time in which nobody who asks for that lock still has it.
+const ASKED_FOR: Duration = Duration::from_millis(20);
+/// How often somebody may be asking just then.
+const ASKED_AT_MOST: u32 = 5;
 
 /// Set in the environment of a service that enrolled and began anew: it does not do so twice.
 const BEGUN_ANEW: &str = "ATTESTER_BEGUN_ANEW";
@@ -45,7 +52,7 @@ const BEGUN_ANEW: &str = "ATTESTER_BEGUN_ANEW";
 pub(crate) async fn run(config: &Config) -> Result<()> {
     let state = StateDir::open(&config.state_dir)?;
     crate::pinned::check(config)?;
-    let Some(_running) = take_lock(&state.path(RUNNING))? else {
+    let Some(_running) = take_lock_soon(&state.path(RUNNING)).await? else {
         bail!("another `attester run` has {}: one service a device", state.path(RUNNING).display())
     };
     if let Err(error) = state.remove_left_behind() {
@@ -55,7 +62,10 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
     stop_on_signals(events.clone())?;
     let start = || Worker::start(config, Some(events.clone()));
     let mut worker = start()?;
-    let Some(enrolled) = enrol(config, &state, &worker, &mut happening).await? else { return Ok(()) };
+    begin_in_boot(&state, &worker).await?;
+    notify::ready("enrolling");
+    let enrolling = enrol(config, &state, &worker, &mut happening);
+    let Some(enrolled) = notify::watched(&worker, enrolling).await? else { return Ok(()) };
     let newly = enrolled.iter().flatten().any(|enrolled| !enrolled.before);
     if newly && env::var_os(BEGUN_ANEW).is_none() {
         worker.end();
@@ -64,11 +74,43 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
     }
     let Some(device) = enrolled.iter().flatten().map(|enrolled| enrolled.device).next() else { return Ok(()) };
     tracing::info!(%device, "running");
+    notify::status("waiting for the first verdict");
     let session = Session::open(config, &state, &worker, device, true, events.clone())?;
     let (renewed, seeking) = (vec![None; enrolled.len()], vec![false; enrolled.len()]);
+    let measuring = worker.clone();
     let mut service = Service { config, state, worker, session, enrolled, renewed, seeking, events };
     service.connect_all();
-    service.serve(&mut happening).await
+    notify::watched(&measuring, service.serve(&mut happening)).await
+}
+
+/// Has verdicts of an earlier boot count for this one no more, as the TPM tells boots apart.
+async fn begin_in_boot(state: &StateDir, worker: &Worker) -> Result<()> {
+    let counters = worker.call(|attester| attester.tpm().counters()).await??;
+    let mut status = Status::load(state)?;
+    status.begin_in_boot(counters.reset);
+    status.keep(state, Instant::now());
+    Ok(())
+}
+
+/// Keeps why a verifier does not enrol this device, for whoever asks for its verdict.
+fn keep_refusal(state: &StateDir, error: &anyhow::Error) -> Result<()> {
+    let Some(refused) = error.downcast_ref::<NotEnrolled>() else { return Ok(()) };
+    let mut status = Status::load(state)?;
+    if status.refused(refused.verifier.as_str(), &refused.code) {
+        status.keep(state, Instant::now());
+    }
+    Ok(())
+}
+
+/// Whoever asks whether a service runs holds its lock for a moment.
+async fn take_lock_soon(path: &Path) -> Result<Option<File>> {
+    for _ in 0..ASKED_AT_MOST {
+        if let Some(lock) = take_lock(path)? {
+            return Ok(Some(lock));
+        }
+        tokio::time::sleep(ASKED_FOR).await;
+    }
+    take_lock(path)
 }
 
 /// Whether a service runs with this state folder.
@@ -157,6 +199,9 @@ impl Service<'_> {
             let Some(event) = event else { break };
             match self.session.handle(event) {
                 News::Stop => break,
+                News::Judged { verifier, said } => {
+                    notify::status(&format!("{verifier}: {} until {}", said.verdict.name(), said.expires));
+                }
                 News::Failed(error) if error.is::<Ended>() => return Err(error),
                 News::Down(broker, trouble, pause) => {
                     tracing::warn!("{trouble}; trying again in {pause:.1?}");
@@ -170,6 +215,7 @@ impl Service<'_> {
             }
         }
         tracing::info!("ending");
+        notify::stopping();
         self.session.close().await;
         Ok(())
     }
@@ -294,6 +340,7 @@ async fn enrol_once(
             Ok(done) => enrolled.push(Some(done)),
             Err(error) if error.is::<Usage>() || error.is::<Ended>() => return Err(error),
             Err(error) => {
+                keep_refusal(state, &error)?;
                 enrolled.push(None);
                 failed = Some(error);
             }

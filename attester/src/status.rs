@@ -7,16 +7,21 @@ use std::{
 };
 
 use anyhow::Result;
+use attester::boot_log::kernel_id;
 use evidence::{
     pcr::sha256,
     result::{AttestationResult, Claim, Tier},
 };
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use x509_cert::der::DateTime;
 
 use crate::{Output, shown, state::StateDir, told};
 
-const FILE: &str = "status.json";
+/// The file's name in the state folder.
+pub(crate) const FILE: &str = "status.json";
+/// Code of a verifier that shut the device out, rather than not letting it in yet (`docs/attester.md`).
+const REVOKED: &str = "identity.revoked";
 /// Time in which what changes nothing but times is written once: flash wears out.
 const TIMES_TOGETHER: Duration = Duration::from_secs(900);
 
@@ -43,6 +48,11 @@ impl Verdict {
             Tier::Warning => Self::Warning,
             Tier::Contraindicated => Self::Contraindicated,
         }
+    }
+
+    /// What it comes to that a verifier does not enrol this device, by the code that it gives.
+    pub(crate) fn of_refusal(code: &str) -> Self {
+        if code == REVOKED { Self::Contraindicated } else { Self::Unknown }
     }
 
     /// Exit code of a command whose outcome is a verdict.
@@ -92,6 +102,9 @@ pub(crate) struct Said {
     /// By the verifier's clock.
     pub(crate) expires: String,
     expires_seconds: u64,
+    /// From when it was issued to when it expires.
+    #[serde(skip)]
+    lifetime: Duration,
     pub(crate) product: Option<String>,
     pub(crate) release: Option<String>,
     pub(crate) claims: BTreeMap<String, u8>,
@@ -111,6 +124,7 @@ impl Said {
             issued: timestamp(result.issued),
             expires: timestamp(result.expires),
             expires_seconds: result.expires,
+            lifetime: Duration::from_secs(result.expires.saturating_sub(result.issued)),
             product,
             release,
             claims: result.vector.iter().map(claim).collect(),
@@ -142,6 +156,24 @@ impl Said {
     }
 }
 
+/// In which boot a verdict came, and until when it holds by a clock that begins with the kernel and that nobody sets: a
+/// device's own clock may be years off until it has a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct OfBoot {
+    /// boot_id of the kernel (random(4)).
+    kernel: String,
+    /// Seconds since it started, those asleep too.
+    until: u64,
+}
+
+/// A verifier that does not enrol this device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Refusal {
+    code: String,
+    /// In which boot it said so.
+    kernel: String,
+}
+
 /// How this device stands with one verifier, whatever it said.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Standing {
@@ -158,6 +190,9 @@ struct Standing {
     last_unobjected_seconds: u64,
     /// Since when the last verdict stands on silence alone: it has expired, and evidence went out after that.
     quiet_since: Option<String>,
+    /// Of which boot its last verdict is; none where it is of an earlier one.
+    #[serde(default)]
+    of_boot: Option<OfBoot>,
 }
 
 /// The connection to one broker.
@@ -191,6 +226,12 @@ pub(crate) struct Status {
     brokers: BTreeMap<String, Connection>,
     #[serde(default)]
     alarm: Option<Alarm>,
+    /// Verifiers that do not enrol this device.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    refusals: BTreeMap<String, Refusal>,
+    /// The TPM's resetCount when the service began.
+    #[serde(default)]
+    resets: Option<u32>,
     /// Digest of what was written last but for the times in it, and when.
     #[serde(skip)]
     written: Option<([u8; 32], Instant)>,
@@ -210,6 +251,32 @@ impl Status {
         device.clone_into(&mut self.device);
         self.brokers = brokers.map(|place| (place.to_owned(), Connection::default())).collect();
         (self.trouble, self.alarm) = (None, None);
+        self.refusals.clear();
+    }
+
+    /// The service begins, in the boot that the TPM counts so: verdicts of another are of this one no more.
+    pub(crate) fn begin_in_boot(&mut self, resets: u32) {
+        if self.resets.replace(resets) != Some(resets) {
+            self.standing.values_mut().for_each(|standing| standing.of_boot = None);
+            self.refusals.clear();
+        }
+    }
+
+    /// A verifier does not enrol this device. Whether that is news.
+    pub(crate) fn refused(&mut self, verifier: &str, code: &str) -> bool {
+        let refusal = Refusal { code: code.to_owned(), kernel: kernel_id().unwrap_or_default() };
+        self.refusals.insert(verifier.to_owned(), refusal.clone()) != Some(refusal)
+    }
+
+    /// What a verifier said in the boot of this kernel, if anything that still counts: an affirmation ends when it expires,
+    /// all else only with another word.
+    pub(crate) fn said_in(&self, kernel: &str, verifier: &str, since_boot: Duration) -> Option<Verdict> {
+        if let Some(refusal) = self.refusals.get(verifier).filter(|refusal| refusal.kernel == kernel) {
+            return Some(Verdict::of_refusal(&refusal.code));
+        }
+        let of_boot = self.standing.get(verifier)?.of_boot.as_ref().filter(|of_boot| of_boot.kernel == kernel)?;
+        let verdict = self.verifiers.get(verifier)?.verdict;
+        (verdict != Verdict::Affirmed || since_boot.as_secs() < of_boot.until).then_some(verdict)
     }
 
     /// Which keys a verifier has, if any.
@@ -224,6 +291,8 @@ impl Status {
     pub(crate) fn judged(&mut self, verifier: &str, said: Said) {
         let standing = self.standing.entry(verifier.to_owned()).or_default();
         (standing.unobjected, standing.last_unobjected, standing.last_unobjected_seconds) = (0, None, 0);
+        let until = (since_boot() + said.lifetime).as_secs();
+        standing.of_boot = kernel_id().map(|kernel| OfBoot { kernel, until });
         self.verifiers.insert(verifier.to_owned(), said);
     }
 
@@ -292,6 +361,9 @@ impl Status {
         for (name, standing) in &self.standing {
             text.push_str(&standing.lines(name));
         }
+        for (name, Refusal { code, .. }) in &self.refusals {
+            text.push_str(&format!("{name}: does not enrol this device: {}\n", shown(code)));
+        }
         let next = self.next_check.as_deref().unwrap_or("unknown");
         text.push_str(&format!("next check before {next}, {} waiting for a result\n", self.backlog));
         for (place, connection) in &self.brokers {
@@ -353,7 +425,7 @@ pub(crate) fn print(state: &StateDir, json: bool, output: &mut Output) -> Result
     if json {
         return output.json(&Shown { running, status: &status });
     }
-    if status.device.is_empty() {
+    if status.device.is_empty() && status.refusals.is_empty() {
         return output.text("never attested: start `attester run`, or try `attester once`\n");
     }
     let rest = if running { "" } else { "no service runs: all this is as it was left\n" };
@@ -382,6 +454,12 @@ impl Standing {
         }
         text
     }
+}
+
+/// Time since the kernel started, that asleep too.
+pub(crate) fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::from_secs(now.tv_sec.try_into().unwrap_or_default())
 }
 
 /// Seconds since 1970 by this device's clock, for display.
@@ -532,6 +610,71 @@ mod tests {
         assert_eq!(status.trouble.as_deref(), Some("no broker answers at c:1"));
         status.connected("c:1");
         assert_eq!(status.trouble, None);
+    }
+
+    const KERNEL: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+    /// A verdict that came in the boot of a kernel, and expires 100 s after that started.
+    fn judged_in(kernel: &str, tier: Tier) -> Status {
+        let mut status = status();
+        status.judged("v1", Said::from_result(&AttestationResult { status: tier, ..result() }));
+        status.begin_in_boot(1);
+        let standing = status.standing.get_mut("v1").unwrap();
+        standing.of_boot = Some(OfBoot { kernel: kernel.to_owned(), until: 100 });
+        status
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn an_affirmation_counts_in_its_boot_until_it_expires() {
+        let status = judged_in(KERNEL, Tier::Affirming);
+        assert_eq!(status.said_in(KERNEL, "v1", at(99)), Some(Verdict::Affirmed));
+        assert_eq!(status.said_in(KERNEL, "v1", at(100)), None);
+        assert_eq!(status.said_in("another", "v1", at(99)), None);
+        assert_eq!(status.said_in(KERNEL, "v2", at(99)), None);
+    }
+
+    #[test]
+    fn what_is_not_affirmed_is_not_forgotten_in_this_boot() {
+        let status = judged_in(KERNEL, Tier::Contraindicated);
+        assert_eq!(status.said_in(KERNEL, "v1", at(1_000_000)), Some(Verdict::Contraindicated));
+        assert_eq!(status.said_in("another", "v1", at(1)), None);
+    }
+
+    #[test]
+    fn a_verdict_is_of_the_boot_in_which_it_came_and_holds_for_as_long_as_its_verifier_says() {
+        let status = status();
+        let kernel = kernel_id().unwrap();
+        let lifetime = Duration::from_secs(3600);
+        assert_eq!(status.said_in(&kernel, "v1", since_boot()), Some(Verdict::Contraindicated));
+        let until = status.standing["v1"].of_boot.as_ref().unwrap().until;
+        let longest = (since_boot() + lifetime).as_secs();
+        assert!((longest - 60..=longest).contains(&until));
+    }
+
+    #[test]
+    fn a_tpm_that_was_reset_ends_the_boot_of_a_verdict() {
+        let mut status = judged_in(KERNEL, Tier::Affirming);
+        status.begin_in_boot(1);
+        assert_eq!(status.said_in(KERNEL, "v1", at(1)), Some(Verdict::Affirmed), "the service began anew");
+        status.begin_in_boot(2);
+        assert_eq!(status.said_in(KERNEL, "v1", at(1)), None);
+    }
+
+    #[test]
+    fn a_refused_enrolment_stands_until_the_device_is_enrolled() {
+        let (mut status, kernel) = (Status::default(), kernel_id().unwrap());
+        assert!(status.refused("v1", "identity.not-approved") && !status.refused("v1", "identity.not-approved"));
+        assert_eq!(status.said_in(&kernel, "v1", at(1)), Some(Verdict::Unknown));
+        assert!(status.refused("v1", REVOKED));
+        assert_eq!(status.said_in(&kernel, "v1", at(1)), Some(Verdict::Contraindicated));
+        assert!(status.lines().contains("v1: does not enrol this device: identity.revoked"), "{}", status.lines());
+        assert_eq!(status.said_in("another", "v1", at(1)), None);
+        status.begin("d", |_| true, ["b:1"].into_iter());
+        assert_eq!(status.said_in(&kernel, "v1", at(1)), None);
     }
 
     #[test]
