@@ -6,8 +6,8 @@ use appraisal::{
 };
 use evidence::{
     Malformed, Refused,
-    claims::Nonce,
-    envelope::{DeviceKeys, Envelope},
+    claims::{LogKind, Nonce},
+    envelope::{Authentic, DeviceKeys, Envelope},
     verifier_message::VerifierKeyId,
 };
 use reference_values::{
@@ -43,6 +43,8 @@ pub struct Judge {
     pub state: Option<DeviceState>,
     /// Files of this boot.
     pub files: Vec<MeasuredFile>,
+    /// Its boot log.
+    pub boot_log: Option<Vec<u8>>,
     /// Signed reference values.
     pub references: ReferenceIndex,
     /// Its policy.
@@ -71,6 +73,7 @@ impl Judge {
             since: 0,
             state: None,
             files: Vec::new(),
+            boot_log: None,
             references,
             policy: host_policy(),
             now: 1_800_000_000,
@@ -100,8 +103,7 @@ impl Judge {
     /// # Errors
     /// [`NotJudged`] says at which step.
     pub fn appraise(&self, message: &[u8]) -> Result<Appraisal, NotJudged> {
-        let envelope = Envelope::decode(message).map_err(NotJudged::Malformed)?;
-        let authentic = envelope.verify(&self.keys).map_err(NotJudged::Refused)?;
+        let authentic = self.authentic(message)?;
         let last = self.state.as_ref().map(|state| &state.last);
         let accepts = Accepts {
             key: &self.challenges,
@@ -113,18 +115,25 @@ impl Judge {
             now: self.now,
         };
         let fresh = Fresh::check(authentic, &accepts).map_err(NotJudged::Stale)?;
+        let asks_for_log =
+            self.state.as_ref().is_some_and(|state| state.asks_for_boot_log(&self.references, &self.standing));
         let changed = self.state.as_ref().is_some_and(|state| state.asks_for_files(&self.references, &self.standing));
         Ok(appraisal::appraise(Input {
             evidence: &fresh,
             standing: &self.standing,
             state: self.state.as_ref(),
             files: if changed { Files::All(&self.files) } else { Files::Unchanged },
-            boot_log: None,
+            boot_log: self.boot_log.as_deref().filter(|_| asks_for_log),
             references: &self.references,
             policy: &self.policy,
             now: self.now,
             steady_since: self.steady_since,
         }))
+    }
+
+    fn authentic(&self, message: &[u8]) -> Result<Authentic, NotJudged> {
+        let envelope = Envelope::decode(message).map_err(NotJudged::Malformed)?;
+        envelope.verify(&self.keys).map_err(NotJudged::Refused)
     }
 
     /// Appraises and remembers.
@@ -135,6 +144,11 @@ impl Judge {
         let appraisal = self.appraise(message)?;
         if appraisal.new_boot {
             self.files.clear();
+            self.boot_log = None;
+        }
+        if appraisal.new_boot_log {
+            let authentic = self.authentic(message)?;
+            self.boot_log = authentic.attachment(LogKind::Boot).map(|log| log.bytes.clone());
         }
         self.files.extend(appraisal.new_files.iter().cloned());
         self.state = Some(appraisal.state.clone());

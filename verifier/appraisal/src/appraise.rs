@@ -2,18 +2,23 @@
 //! type [`Fresh`].
 
 use evidence::{
+    claims::LogKind,
     pcr::PcrValues,
     result::{Acknowledged, Claim, TrustVector},
 };
-use reference_values::{ProductRef, ReferenceIndex};
+use reference_values::{ProductRef, ReferenceIndex, boot_rules::AttesterIn};
 
 use crate::{
     UnixSeconds,
-    boot::{self, BootMatch},
+    boot::{
+        self, Against, BootMatch, Matched,
+        protection::{self, Known},
+    },
     cause::{Cause, Code, End},
     continuity::{AnotherBoot, Course, When, unseen_before},
     freshness::{Fresh, Last},
-    policy::{Policy, Unlisted},
+    information,
+    policy::{Policy, SecureBoot, Unlisted},
     runtime::{self, Finder, Reach, Replay},
     standing::{EkClass, Standing},
     state::{Approval, Attested, BootState, DeviceState, Finding, MeasuredFile, keep_compromise},
@@ -78,13 +83,17 @@ pub struct Appraisal {
 pub fn appraise(input: Input<'_>) -> Appraisal {
     let evidence = input.evidence.evidence();
     let product = input.standing.product.as_deref().and_then(|name| input.references.product(name));
-    let Followed { mut boot, files, measured, new_boot } = follow(&input);
+    let against = Against { product, runtime_pcr: input.policy.runtime_pcr, now: input.now };
+    let Followed { mut boot, files, measured, new_boot } = follow(&input, &against);
+    if !new_boot && !measured.boot_log && input.asks_again() {
+        boot::judge_again(&mut boot, input.boot_log, &against);
+    }
     reconsider(&input, product, &mut boot, &files, new_boot);
     let closed = time(&input, &mut boot, &measured, new_boot);
     let past = Past::of(&input, product, new_boot);
 
     let mut causes = Causes::new(&input);
-    let claims = judge(&input, product, &boot, &measured, &past, &mut causes);
+    let claims = judge(&input, &against, &boot, &measured, &past, &mut causes);
     let release = release(&claims, &boot, product, &mut causes, input.now);
     let (vector, verdict) = causes.sum_up(claims.vector);
 
@@ -107,11 +116,11 @@ pub fn appraise(input: Input<'_>) -> Appraisal {
         not_older_than,
         cleared: past.cleared,
         compromised: past.compromised,
-        information: Vec::new(),
+        information: information::tell(&input, &boot, new_boot),
         boot,
     };
     let acknowledged = state.boot.acknowledged();
-    let new_boot_log = false;
+    let new_boot_log = measured.boot_log && !(input.keeps_log_of(&state.boot) && !new_boot);
     Appraisal { acknowledged, new_boot, new_boot_log, state, new_files: files.all, tolerated: causes.tolerated, closed }
 }
 
@@ -135,6 +144,17 @@ impl Input<'_> {
     fn held(&self) -> Option<&BootState> {
         self.state.map(|state| &state.boot)
     }
+
+    /// Whether what is held was judged by other reference values, or for another product.
+    fn asks_again(&self) -> bool {
+        self.state.is_some_and(|state| state.asks_for_boot_log(self.references, self.standing))
+    }
+
+    /// Whether the boot log of this boot is held already, byte for byte.
+    fn keeps_log_of(&self, boot: &BootState) -> bool {
+        let digest = |boot: &BootState| boot.boot_log.as_ref().map(|log| log.digest);
+        self.held().is_some_and(|held| !held.log_wanted && digest(held) == digest(boot))
+    }
 }
 
 /// The boot that the evidence is of, with what the evidence adds to it.
@@ -146,7 +166,7 @@ struct Followed {
 }
 
 /// Goes on with the boot that is held where the evidence does, or begins another.
-fn follow(input: &Input<'_>) -> Followed {
+fn follow(input: &Input<'_>, against: &Against<'_>) -> Followed {
     let counters = input.evidence.evidence().quote().counters;
     let course = Course::of(input.held(), &counters, input.evidence.clears());
     let continued = match (course, input.held()) {
@@ -156,7 +176,7 @@ fn follow(input: &Input<'_>) -> Followed {
     };
     if let Some(mut boot) = continued {
         let mut files = runtime::Files::default();
-        if let Ok(measured) = measure(input, &mut boot, &mut files) {
+        if let Ok(measured) = measure(input, against, &mut boot, &mut files) {
             settle(input, &mut boot, &measured);
             return Followed { boot, files, measured, new_boot: false };
         }
@@ -165,7 +185,7 @@ fn follow(input: &Input<'_>) -> Followed {
     let unseen = input.held().filter(|_| course != Course::New).map_or(0, |held| unseen_before(held, &counters));
     find_unseen(input, &mut boot, unseen);
     let mut files = runtime::Files::default();
-    let measured = measure(input, &mut boot, &mut files).unwrap_or(Measured::NOTHING);
+    let measured = measure(input, against, &mut boot, &mut files).unwrap_or(Measured::NOTHING);
     Followed { boot, files, measured, new_boot: true }
 }
 
@@ -195,7 +215,7 @@ fn time(input: &Input<'_>, boot: &mut BootState, measured: &Measured, new_boot: 
         input.finder().find(boot, Code::TpmClockPace, detail, true);
     }
     let before = input.state.and_then(DeviceState::attested);
-    let contradicted = boot.findings.iter().any(|finding| finding.code == Code::LogMismatch);
+    let contradicted = boot.is_contradicted();
     let lapsed = input.state.is_some_and(|state| state.expires <= input.now);
     let closed = boot.cover(measured.is_explained() && !contradicted, lapsed, &when);
     before.filter(|_| new_boot || closed.is_some())
@@ -244,12 +264,14 @@ impl Past {
 /// What the logs of this message show.
 struct Measured {
     pcrs: Option<PcrValues>,
+    /// Whether a boot log came that counts.
+    boot_log: bool,
     runtime: Reach,
     ima: Reach,
 }
 
 impl Measured {
-    const NOTHING: Self = Self { pcrs: None, runtime: Reach::Short, ima: Reach::Short };
+    const NOTHING: Self = Self { pcrs: None, boot_log: false, runtime: Reach::Short, ima: Reach::Short };
 
     /// Whether the logs lead to the quote.
     fn is_explained(&self) -> bool {
@@ -259,7 +281,12 @@ impl Measured {
 
 /// Replays what is attached to the quoted PCR values. `Err` where the boot would have gone on after the TPM started again,
 /// and did not.
-fn measure(input: &Input<'_>, boot: &mut BootState, files: &mut runtime::Files) -> Result<Measured, AnotherBoot> {
+fn measure(
+    input: &Input<'_>,
+    against: &Against<'_>,
+    boot: &mut BootState,
+    files: &mut runtime::Files,
+) -> Result<Measured, AnotherBoot> {
     let evidence = input.evidence.evidence();
     let finder = input.finder();
     let attached = evidence.pcr_values().unwrap_or_else(|refused| {
@@ -274,15 +301,29 @@ fn measure(input: &Input<'_>, boot: &mut BootState, files: &mut runtime::Files) 
         return Err(AnotherBoot);
     }
     boot.set_pcrs(&pcrs);
-    let explained = boot.explained();
-    let runtime_pcr = input.policy.runtime_pcr;
-    if let Err(contradiction) = boot::take_log(evidence, &pcrs, boot, runtime_pcr) {
-        finder.find(boot, Code::LogMismatch, contradiction, true);
+    if !resuming && runtime::begin_anew(evidence, &pcrs, boot, against.runtime_pcr) {
+        let detail = "IMA's list began anew, and goes on from where the list before it stood".to_owned();
+        finder.find(boot, Code::BootKexec, detail, true);
     }
-    let mut replay = Replay { pcrs: &pcrs, runtime_pcr, boot, files, explained, resuming, finder };
+    let explained = boot.explained();
+    let boot_log = boot::take_log(evidence, &pcrs, boot, against).unwrap_or_else(|contradiction| {
+        finder.find(boot, Code::LogMismatch, contradiction, true);
+        false
+    });
+    let attached_log = evidence.attachment(LogKind::Boot).filter(|_| boot_log).map(|log| log.bytes.as_slice());
+    let mut replay = Replay {
+        pcrs: &pcrs,
+        runtime_pcr: against.runtime_pcr,
+        boot,
+        files,
+        explained,
+        resuming,
+        boot_log: attached_log.or(input.boot_log),
+        finder,
+    };
     let runtime = runtime::take_log(evidence, &mut replay)?;
     let ima = runtime::take_ima(evidence, &mut replay)?;
-    let measured = Measured { pcrs: Some(pcrs), runtime, ima };
+    let measured = Measured { pcrs: Some(pcrs), boot_log, runtime, ima };
     boot.set_explained(explained, measured.is_explained());
     Ok(measured)
 }
@@ -307,6 +348,7 @@ fn reconsider(
         let earlier: Vec<Finding> = boot.findings.clone();
         boot.findings.retain(|finding| !is_by_reference(finding));
         boot.releases = None;
+        boot.ima_policy = None;
         boot.further_findings = 0;
         judge(boot, held, false);
         for finding in &mut boot.findings {
@@ -327,20 +369,23 @@ fn is_by_reference(finding: &Finding) -> bool {
 }
 
 /// Claims before causes lower them.
+#[derive(Default)]
 struct Claims {
     vector: TrustVector,
     boot_releases: Vec<String>,
+    /// Whether the boot vouches for the attester's own file.
+    anchored: bool,
 }
 
 fn judge(
     input: &Input<'_>,
-    product: Option<ProductRef<'_>>,
+    against: &Against<'_>,
     boot: &BootState,
     measured: &Measured,
     past: &Past,
     causes: &mut Causes<'_>,
 ) -> Claims {
-    let mut claims = Claims { vector: TrustVector::default(), boot_releases: Vec::new() };
+    let mut claims = Claims::default();
     for Finding { code, detail, since } in
         input.standing.faults(Some(input.evidence.evidence().quote().firmware_version))
     {
@@ -353,12 +398,12 @@ fn judge(
         causes.add_findings(boot);
         return claims;
     };
-    match (&input.standing.product, product) {
+    match (&input.standing.product, against.product) {
         (Some(name), None) => causes.add(Code::ReferenceNone, &format!("product {name}")),
-        (Some(_), Some(product)) => judge_boot(product, pcrs, input.now, &mut claims, causes),
+        (Some(_), Some(_)) => judge_boot(boot, pcrs, against, &mut claims, causes),
         (None, _) => {}
     }
-    judge_runtime(measured, boot, product.is_some(), &mut claims, causes);
+    judge_runtime(measured, boot, against.product.is_some(), &mut claims, causes);
     causes.add_findings(boot);
     for claim in &input.policy.require {
         if claims.vector.get(*claim).is_none() && !causes.explain(*claim) {
@@ -383,34 +428,52 @@ fn judge_identity(standing: &Standing, claims: &mut Claims, causes: &mut Causes<
     }
 }
 
-fn judge_boot(
-    product: ProductRef<'_>,
-    pcrs: &PcrValues,
-    now: UnixSeconds,
-    claims: &mut Claims,
-    causes: &mut Causes<'_>,
-) {
-    match boot::judge(product, pcrs, now) {
+fn judge_boot(boot: &BootState, pcrs: &PcrValues, against: &Against<'_>, claims: &mut Claims, causes: &mut Causes<'_>) {
+    match boot::judge(boot, pcrs, against) {
         BootMatch::NoReference => {}
-        BootMatch::Releases(names) => {
+        BootMatch::NoLog if boot.is_contradicted() => {}
+        BootMatch::NoLog => causes.add(Code::LogIncomplete, "the boot log is missing"),
+        BootMatch::Releases(matched) => {
             claims.vector.set(Claim::Configuration, 2);
-            claims.boot_releases = names;
-            causes.add(
-                Code::BootUnprotected,
-                "module signatures, lockdown and kexec are not shown by a measured command line",
-            );
+            let missing = matched.iter().map(|matched| (matched, protection::missing(&known(boot, matched))));
+            if let Some((matched, missing)) = missing.min_by_key(|(_, missing)| missing.len())
+                && !missing.is_empty()
+            {
+                let detail = format!("release {}: not shown: {}", matched.release.name(), missing.join("; "));
+                causes.add(Code::BootUnprotected, &detail);
+            }
+            claims.anchored = matched.iter().any(|matched| anchors_attester(matched));
+            claims.boot_releases = matched.iter().map(|matched| matched.release.name().to_owned()).collect();
         }
-        BootMatch::Mismatch { release, pcrs } => {
+        BootMatch::Mismatch(violations) => {
             claims.vector.set(Claim::Configuration, 2);
-            let list: Vec<String> = pcrs.iter().map(u8::to_string).collect();
-            causes.add(Code::BootPcrMismatch, &format!("PCR {} differ from release {release}", list.join(", ")));
+            violations.iter().for_each(|violation| causes.add(violation.code, &violation.detail));
         }
     }
 }
 
+/// What is known of the kernel that a release's boot started.
+fn known<'a>(boot: &'a BootState, matched: &Matched<'a>) -> Known<'a> {
+    let policies = matched.release.ima_policies().iter();
+    let mut loaded = policies.filter(|policy| Some(policy.digest) == boot.ima_policy);
+    Known {
+        kernel: matched.rules.and_then(|(rules, _)| rules.kernel()),
+        command_line: matched.rules.and_then(|(_, judged)| judged.command_line.as_deref()),
+        secure_boot: boot.boot_log.as_ref().and_then(|log| log.secure_boot) == Some(true),
+        measures_kexec: loaded.any(|policy| policy.measures_kexec),
+    }
+}
+
+/// Whether the attester's own file is bound to this boot: rules are made so only where an initrd is listed, or every command
+/// line names a root hash, and the boot is by these rules.
+fn anchors_attester(matched: &Matched<'_>) -> bool {
+    let place = matched.rules.and_then(|(rules, _)| rules.attester());
+    matches!(place, Some(AttesterIn::Initrd | AttesterIn::Verity))
+}
+
 fn judge_runtime(measured: &Measured, boot: &BootState, judged: bool, claims: &mut Claims, causes: &mut Causes<'_>) {
     // Of a log that contradicts the quote, nothing more is asked for.
-    let contradicted = boot.findings.iter().any(|finding| finding.code == Code::LogMismatch);
+    let contradicted = boot.is_contradicted();
     for (log, reach, next) in
         [("runtime log", measured.runtime, boot.runtime.next), ("IMA list", measured.ima, boot.ima.next)]
     {
@@ -423,7 +486,9 @@ fn judge_runtime(measured: &Measured, boot: &BootState, judged: bool, claims: &m
         (Reach::Quote, _) => claims.vector.set(Claim::Executables, 2),
         (_, Reach::Quote) => {
             claims.vector.set(Claim::Executables, 3);
-            causes.add(Code::RuntimeUnanchored, "the attester is not measured by anything that ran before it");
+            if !claims.anchored {
+                causes.add(Code::RuntimeUnanchored, "the attester is not measured by anything that ran before it");
+            }
         }
         _ => {}
     }
@@ -505,9 +570,11 @@ impl<'a> Causes<'a> {
         let mut verdict = Verdict::Affirmed;
         for cause in &self.standing {
             let row = cause.code.row();
-            let unlisted_is_warning =
-                cause.code == Code::RuntimeUnknownExecutable && self.policy.unlisted == Unlisted::Warning;
-            let (value, worst) = if unlisted_is_warning { (33, Verdict::Warning) } else { (row.claim.1, row.verdict) };
+            let (value, worst) = match cause.code {
+                Code::RuntimeUnknownExecutable if self.policy.unlisted == Unlisted::Warning => (33, Verdict::Warning),
+                Code::BootSecureBootOff if self.policy.secure_boot == SecureBoot::Warning => (36, Verdict::Warning),
+                _ => (row.claim.1, row.verdict),
+            };
             verdict = verdict.max(worst);
             row.lower(&mut vector, value);
         }

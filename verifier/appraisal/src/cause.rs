@@ -119,8 +119,22 @@ causes! {
         "There are no signed reference values for this product. Put a release into the verifier's `reference_values` folder.";
     BootPcrMismatch: "boot.pcr-mismatch", Contraindicated, Configuration = 96, Boot,
         "Firmware, boot loader, kernel or command line differ from every signed release. If it was an update, sign its release; else reinstall.";
+    BootUnlistedEvent: "boot.unlisted-event", Contraindicated, Configuration = 96, Boot,
+        "The boot log holds an event that no rule of the nearest release allows: other firmware, another loader, kernel, initrd, key or setting, or something measured where nothing should be. If it was an update, sign its release; else reinstall.";
+    BootMissingEvent: "boot.missing-event", Contraindicated, Configuration = 96, Boot,
+        "The boot left out something that the nearest release measures: the detail says what should have come, and after which event. If it was an update, sign its release; else reinstall.";
+    BootSeparator: "boot.separator", Contraindicated, Configuration = 96, Boot,
+        "A separator, which ends the firmware's own measurements in a PCR, is missing, comes twice, or says that the firmware met an error. Look at the firmware's own messages; if they say nothing, reinstall it.";
+    BootSecureBootOff: "boot.secure-boot-off", Contraindicated, Configuration = 96, Boot,
+        "The release asks for secure boot, and the log does not prove that it was on, in user mode and with a platform key. Turn it on in the firmware's setup and enrol the keys; a policy may make this a warning (`secure_boot`).";
+    BootDebugger: "boot.debugger", Contraindicated, Configuration = 96, Boot,
+        "The firmware was started with a debugger, which can change anything. Turn it off in the firmware's setup.";
+    BootCommandLine: "boot.command-line", Contraindicated, Configuration = 96, Boot,
+        "The kernel was given a command line that the nearest release does not allow, or none that was measured. Put the release's command line back, or sign a release that allows it.";
+    BootKexec: "boot.kexec", Warning, Configuration = 36, Boot,
+        "Another kernel was started without a boot (kexec): the boot measurements are the first kernel's. If it was planned, reboot; if not, find out who did it.";
     BootUnprotected: "boot.unprotected", Warning, Configuration = 36, FreshEvidence,
-        "Nothing measured shows that modules are signed, the kernel locked down and kexec off or measured, so boot measurements may be outlived. Enforce these and measure them.";
+        "Not all of what keeps boot measurements true after the boot is shown: module signatures enforced, the kernel locked down, kexec off or measured. The detail says what is missing and how to show it; docs/boot.md says what counts.";
     BootUnseen: "boot.unseen", Warning, Configuration = 36, Boot,
         "The TPM was started more often than evidence came in: something may have run that nobody attested. If the device could not reach the verifier, let the policy allow for it (`unseen_boots`); the next boot that is seen ends this.";
     PolicyClaimMissing: "policy.claim-missing", Warning, Configuration = 0, FreshEvidence,
@@ -201,6 +215,10 @@ pub fn document() -> String {
     for code in Code::ALL {
         let Row { code, verdict, claim: (claim, value), end, remedy } = code.row();
         let _ = writeln!(out, "| `{code}` | {verdict} | {} {value} | {} | {remedy} |", claim.name(), end.name());
+    }
+    out.push_str("\n# Information\n\nWhat is worth knowing and lowers no verdict.\n\n| code | meaning |\n|---|---|\n");
+    for notice in crate::information::Notice::ALL {
+        let _ = writeln!(out, "| `{}` | {} |", notice.code(), notice.meaning());
     }
     out.push_str(
         "\n# Refusals\n\nEvidence that is refused is not judged: it changes no verdict and no state, and is counted by code \

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::UnixSeconds;
+use crate::{UnixSeconds, appraise::Input, state::BootState};
 
 /// Pieces kept per device.
 pub const MAX_INFORMATION: usize = 16;
@@ -74,4 +74,48 @@ pub struct Information {
     pub detail: String,
     /// Since when, seconds since 1970.
     pub since: UnixSeconds,
+}
+
+/// What evidence, and what came before it, have to tell beside the verdict.
+pub(crate) fn tell(input: &Input<'_>, boot: &BootState, new_boot: bool) -> Vec<Information> {
+    let quote = input.evidence.evidence().quote();
+    let mut told: Vec<(Notice, String)> = Vec::new();
+    if !quote.safe {
+        told.push((Notice::TpmClockNotSafe, format!("since the start of the TPM with resetCount {}", boot.reset)));
+    }
+    let before = input.state.map_or(quote.firmware_version, |state| state.firmware_version);
+    if before != quote.firmware_version {
+        let detail = format!("from {before:#018x} to {:#018x}", quote.firmware_version);
+        told.push((Notice::TpmFirmwareChanged, detail));
+    }
+    let events = boot.judged.iter().rev().min_by_key(|judged| judged.broken);
+    told.extend(
+        events.into_iter().flat_map(|of| &of.vendor_events).map(|event| (Notice::BootVendorEvent, event.clone())),
+    );
+    let held = input.state.map(|state| &state.boot).filter(|_| !new_boot);
+    let slept = held.is_some_and(|held| held.resumed_from.unwrap_or(held.restart) != boot.restart);
+    if slept && boot.resumed_from.is_none() {
+        told.push((Notice::BootResumed, format!("restartCount is {}", boot.restart)));
+    }
+    with_earlier(input, told, new_boot)
+}
+
+/// What is told now, since when it is so; and what was told of this boot and is no longer seen.
+fn with_earlier(input: &Input<'_>, told: Vec<(Notice, String)>, new_boot: bool) -> Vec<Information> {
+    let earlier = input.state.map(|state| state.information.as_slice()).unwrap_or_default();
+    let mut all: Vec<Information> = Vec::new();
+    for (code, detail) in told {
+        // However often a device sleeps, it began once.
+        let same = |known: &&Information| known.code == code && (known.detail == detail || code == Notice::BootResumed);
+        let since = earlier.iter().find(same).map_or(input.now, |known| known.since);
+        all.push(Information { code, detail, since });
+    }
+    let lasts = |known: &&Information| {
+        let of_boot = [Notice::TpmFirmwareChanged, Notice::BootResumed].contains(&known.code) && !new_boot;
+        of_boot && all.iter().all(|now| now.code != known.code)
+    };
+    let lasting: Vec<Information> = earlier.iter().filter(lasts).cloned().collect();
+    all.extend(lasting);
+    all.truncate(MAX_INFORMATION);
+    all
 }

@@ -22,6 +22,8 @@ pub struct Policy {
     pub require: Vec<Claim>,
     /// How many starts of the TPM without evidence are worth no warning.
     pub unseen_boots: u32,
+    /// What secure boot that is off, though the release asks for it, leads to.
+    pub secure_boot: SecureBoot,
     tolerated: Vec<Tolerance>,
 }
 
@@ -29,6 +31,16 @@ pub struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unlisted {
+    /// It contradicts (default).
+    Contraindicated,
+    /// It is worth a warning.
+    Warning,
+}
+
+/// What secure boot that is off leads to, where the release asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecureBoot {
     /// It contradicts (default).
     Contraindicated,
     /// It is worth a warning.
@@ -91,6 +103,7 @@ struct Written {
     runtime_pcr: u8,
     require: Vec<String>,
     unseen_boots: u32,
+    secure_boot: SecureBoot,
     tolerate: Vec<WrittenTolerance>,
 }
 
@@ -112,6 +125,7 @@ impl Default for Written {
             runtime_pcr: 14,
             require: DEFAULT_REQUIRE.map(|claim| claim.name().to_owned()).to_vec(),
             unseen_boots: 0,
+            secure_boot: SecureBoot::Contraindicated,
             tolerate: Vec::new(),
         }
     }
@@ -165,10 +179,12 @@ impl Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        let Written { id, validity_seconds, unannounced_per_day, unlisted, runtime_pcr, unseen_boots, .. } =
-            Written::default();
+        let Written {
+            id, validity_seconds, unannounced_per_day, unlisted, runtime_pcr, unseen_boots, secure_boot, ..
+        } = Written::default();
         Self {
             unseen_boots,
+            secure_boot,
             id,
             validity: validity_seconds,
             unannounced_per_day,
@@ -190,6 +206,7 @@ impl Written {
             runtime_pcr: self.runtime_pcr,
             require: self.require.into_iter().map(claim).collect::<Result<_, _>>()?,
             unseen_boots: self.unseen_boots,
+            secure_boot: self.secure_boot,
             tolerated: self.tolerate.into_iter().map(tolerance).collect::<Result<_, _>>()?,
         })
     }
@@ -264,6 +281,7 @@ mod tests {
             "require = [\"identity\"]",
             "validity_seconds = 0",
             "unseen_boots = -1",
+            "secure_boot = \"off\"",
             "unannounced_per_day = 289",
             "[[tolerate]]\ncause = \"x.y\"\nwhy = \"\"\nuntil = 2027-01-01",
             "[[tolerate]]\ncause = \"overdue\"\nwhy = \"\"\nuntil = 07:32:00",

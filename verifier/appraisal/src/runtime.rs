@@ -13,7 +13,7 @@ use crate::{
     UnixSeconds, boot,
     cause::Code,
     continuity::{Anchor, AnotherBoot},
-    state::{Approval, BootState, Finding, MeasuredFile, Track},
+    state::{Approval, Beginnings, BootState, Finding, MeasuredFile, Track},
 };
 
 /// Where a log stands after a message.
@@ -58,6 +58,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) explained: Anchor,
     /// Whether that is yet to be shown, because the TPM started again.
     pub(crate) resuming: bool,
+    /// The boot log, where this message or the store has it.
+    pub(crate) boot_log: Option<&'a [u8]>,
     /// Notes findings.
     pub(crate) finder: Finder,
 }
@@ -75,7 +77,7 @@ pub(crate) struct Files {
 /// is exact: an entry beyond the quote contradicts as much as one that is missing.
 pub(crate) fn take_log(evidence: &Authentic, into: &mut Replay<'_>) -> Result<Reach, AnotherBoot> {
     let target = into.pcrs.get(usize::from(into.runtime_pcr)).copied().unwrap_or_default();
-    let start = into.boot.boot_log.as_ref().map_or([0; 32], |log| log.runtime_start);
+    let start = into.boot.runtime_start();
     if let Some(segment) = evidence.attachment(LogKind::Runtime)
         && let Some(track) = continues(&into.boot.runtime, segment, start)
     {
@@ -185,31 +187,81 @@ const WITHOUT_A_FILE: &str = " (memory without a file)";
 /// Takes in a segment of IMA's list. The quote was made before the list was read, so the list may be ahead: the
 /// shortest prefix that leads to the quote counts, the rest is neither judged nor acknowledged.
 pub(crate) fn take_ima(evidence: &Authentic, into: &mut Replay<'_>) -> Result<Reach, AnotherBoot> {
-    let target = into.pcrs.get(ima::DEFAULT_PCR as usize).copied().unwrap_or_default();
+    let target = ima_value(into.pcrs);
+    let start = into.boot.ima_start();
     if let Some(segment) = evidence.attachment(LogKind::Ima)
-        && let Some(track) = continues(&into.boot.ima, segment, [0; 32])
+        && let Some(track) = continues(&into.boot.ima, segment, start)
     {
         if target == [0; 32] && segment.count > 0 {
             into.find(Code::ImaNoTpm, "PCR 10 is zero while the list has entries".into());
-            into.boot.ima = Track::from_start([0; 32]);
-            return into.reached(into.boot.ima, &target, &[0; 32], into.explained.ima);
+            into.boot.ima = Track::from_start(start);
+            return into.reached(into.boot.ima, &target, &start, into.explained.ima);
         }
         match replay_ima(track, segment, &target, into) {
             Ok(track) => into.boot.ima = track,
             Err(contradiction) => into.find(Code::LogMismatch, format!("IMA list: {contradiction}")),
         }
     } else if into.boot.ima.value != target {
-        into.boot.ima = Track::from_start([0; 32]);
+        into.boot.ima = Track::from_start(start);
     }
-    into.reached(into.boot.ima, &target, &[0; 32], into.explained.ima)
+    into.reached(into.boot.ima, &target, &start, into.explained.ima)
+}
+
+fn ima_value(pcrs: &PcrValues) -> [u8; 32] {
+    pcrs.get(ima::DEFAULT_PCR as usize).copied().unwrap_or_default()
+}
+
+/// Takes notice where another kernel was started without a boot (kexec): no PCR began anew, but IMA's list did, and it leads
+/// to the quote from where the list before it stood. The runtime log begins anew with it where it was kept in memory only.
+/// A list that the first kernel hands over to the second (CONFIG_IMA_KEXEC) goes on by itself. Returns whether it is so.
+pub(crate) fn begin_anew(evidence: &Authentic, pcrs: &PcrValues, boot: &mut BootState, runtime_pcr: u8) -> bool {
+    let held = boot.explained();
+    let first = |kind| evidence.attachment(kind).filter(|segment| segment.first == 0 && segment.count > 0);
+    let ima_leads = |segment: &Attachment, from: &[u8; 32]| {
+        let prefix = ima::shortest_prefix(&segment.bytes, ima::DEFAULT_PCR, from, &ima_value(pcrs));
+        prefix.is_ok_and(|prefix| prefix.reached && prefix.entries > 0)
+    };
+    let anew = first(LogKind::Ima).is_some_and(|segment| {
+        held.ima.next > 0 && !ima_leads(segment, &boot.ima_start()) && ima_leads(segment, &held.ima.value)
+    });
+    if anew {
+        boot.kexec = Some(Beginnings { ima: held.ima.value, runtime: boot.kexec.and_then(|begun| begun.runtime) });
+        // Entries beyond what was explained are nobody's word yet.
+        boot.anchor = None;
+        (boot.runtime, boot.ima) = (held.runtime, Track::from_start(held.ima.value));
+    }
+    let target = pcrs.get(usize::from(runtime_pcr)).copied().unwrap_or_default();
+    let runtime_leads = |segment, from: &[u8; 32]| runtime_leads(segment, runtime_pcr, *from) == Some(target);
+    let start = boot.runtime_start();
+    if let Some(begun) = &mut boot.kexec
+        && let Some(segment) = first(LogKind::Runtime)
+        && held.runtime.next > 0
+        && !runtime_leads(segment, &start)
+        && runtime_leads(segment, &held.runtime.value)
+    {
+        begun.runtime = Some(held.runtime.value);
+        boot.anchor = None;
+        boot.runtime = Track::from_start(held.runtime.value);
+    }
+    anew
+}
+
+/// Where a segment of the runtime log leads to.
+fn runtime_leads(segment: &Attachment, pcr: u8, from: [u8; 32]) -> Option<[u8; 32]> {
+    let mut value = from;
+    let mut entries = runtime_log::entries(&segment.bytes, u32::from(pcr), segment.first);
+    while let Some((_, digest)) = entries.measured().transpose().ok()? {
+        value = extend_sha256(&value, &digest);
+    }
+    Some(value)
 }
 
 fn replay_ima(track: Track, segment: &Attachment, target: &[u8; 32], into: &mut Replay<'_>) -> Result<Track, String> {
     let new = after_held(segment, track.next)?;
     let prefix =
         ima::shortest_prefix(new, ima::DEFAULT_PCR, &track.value, target).map_err(|error| error.to_string())?;
-    for entry in ima::entries(new).take(prefix.entries) {
-        into.take_ima_entry(&entry.map_err(|error| error.to_string())?)?;
+    for (entry, at) in ima::entries(new).take(prefix.entries).zip(track.next..) {
+        into.take_ima_entry(&entry.map_err(|error| error.to_string())?, at)?;
     }
     let entries = u64::try_from(prefix.entries).unwrap_or(u64::MAX);
     let next = track.next.saturating_add(entries);
@@ -241,15 +293,18 @@ fn differs_at(explained: &Track, track: &Track, next: u64, new: &[u8]) -> bool {
 }
 
 impl Replay<'_> {
-    fn take_ima_entry(&mut self, entry: &ima::Entry<'_>) -> Result<(), String> {
+    fn take_ima_entry(&mut self, entry: &ima::Entry<'_>, at: u64) -> Result<(), String> {
         let path = printable(entry.fields.path);
         if entry.is_violation() {
             self.find(Code::ImaViolation, path);
         } else if entry.template_digest_holds() == Some(false) {
             return Err(format!("entry {} does not hash to its template digest", entry.index));
         } else if entry.fields.path == b"boot_aggregate" {
-            if !boot::aggregate_is_of_this_boot(entry, self.pcrs) {
+            if !boot::aggregate::is_of_this_boot(entry, self.pcrs, self.boot_log) {
                 return Err("its boot_aggregate is of another boot".into());
+            }
+            if at > 0 {
+                self.find(Code::BootKexec, format!("a second boot_aggregate is entry {at} of IMA's list"));
             }
         } else if let Some(digest) = entry.fields.digest {
             match digest.bytes.try_into() {
@@ -272,12 +327,23 @@ pub(crate) fn judge_files<'a>(
     finder: &Finder,
 ) {
     for file in files {
+        note_policy(product, file, boot, finder.now);
         let listing = listing(references, product, &file.digest, finder.now);
         if listing.is_empty() {
             finder.find(boot, unlisted_code(file), detail(file), anew);
         } else {
             narrow(&mut boot.releases, &listing);
         }
+    }
+}
+
+/// Remembers the IMA policy that the list shows. An entry says that the file was read; that it was loaded as well, only a
+/// policy says that measures policies and nothing else that root reads.
+fn note_policy(product: ProductRef<'_>, file: &MeasuredFile, boot: &mut BootState, now: UnixSeconds) {
+    let by_ima = file.kind == "ima";
+    let mut releases = product.releases().filter(|(_, release)| boot::is_valid(release, now));
+    if by_ima && releases.any(|(_, release)| release.ima_policies().iter().any(|policy| policy.digest == file.digest)) {
+        boot.ima_policy = Some(file.digest);
     }
 }
 

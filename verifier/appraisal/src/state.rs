@@ -126,9 +126,10 @@ pub struct BootState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Beginnings {
     #[serde(with = "serde_bytes")]
-    pub(crate) runtime: [u8; 32],
-    #[serde(with = "serde_bytes")]
     pub(crate) ima: [u8; 32],
+    /// `None` where the runtime log went on.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    pub(crate) runtime: Option<[u8; 32]>,
 }
 
 /// A boot log, held against one release's rules.
@@ -237,6 +238,22 @@ impl BootState {
             kexec: None,
             ima_policy: None,
         }
+    }
+
+    /// Whether a log contradicts what was quoted.
+    pub(crate) fn is_contradicted(&self) -> bool {
+        self.findings.iter().any(|finding| finding.code == Code::LogMismatch)
+    }
+
+    /// What the runtime log's PCR held before its first entry.
+    pub(crate) fn runtime_start(&self) -> [u8; 32] {
+        let of_boot = || self.boot_log.as_ref().map_or([0; 32], |log| log.runtime_start);
+        self.kexec.and_then(|begun| begun.runtime).unwrap_or_else(of_boot)
+    }
+
+    /// What IMA's PCR held before its list's first entry.
+    pub(crate) fn ima_start(&self) -> [u8; 32] {
+        self.kexec.map_or([0; 32], |begun| begun.ima)
     }
 
     /// In few words.
