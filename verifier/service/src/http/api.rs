@@ -422,8 +422,12 @@ pub struct ReleaseJson {
     pub valid_from: Option<String>,
     /// When it is to be replaced.
     pub retire_at: Option<String>,
-    /// Reference boots in it.
+    /// Boots in it by exact PCRs.
     pub boots: usize,
+    /// Boots in it by rules for their logs.
+    pub boot_rules: usize,
+    /// IMA policies in it.
+    pub ima_policies: usize,
     /// Who signed.
     pub signers: Vec<SignerJson>,
 }
@@ -448,6 +452,8 @@ impl From<&reference_values::ReferenceIndex> for ReferencesJson {
             valid_from: entry.valid_from().map(time),
             retire_at: entry.retire_at().map(time),
             boots: entry.boots().len(),
+            boot_rules: entry.boot_rules().len(),
+            ima_policies: entry.ima_policies().len(),
             signers: entry
                 .signers()
                 .iter()

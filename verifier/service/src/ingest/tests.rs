@@ -39,6 +39,8 @@ macro_rules! bench {
     }};
 }
 
+mod boot_logs;
+
 impl Deref for Bench {
     type Target = Verifier;
 
