@@ -237,8 +237,8 @@ impl<'a> Tables<'a> {
         // VendorGuid and a pointer.
         let entry_size = if matches!(word, Word::Long) { 24 } else { 20 };
         let at_entries = reader.malformed("more tables than there are bytes");
+        // U-Boot writes the table itself where its address is due, and so more.
         let entries = reader.take(count.checked_mul(entry_size).ok_or(at_entries)?)?;
-        reader.finish()?;
         Ok(Self { description, entry_size, entries })
     }
 

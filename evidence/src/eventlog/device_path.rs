@@ -161,9 +161,8 @@ impl<'a> Node<'a> {
             }
             20 => write!(f, "Vlan({})", body.u16_le().ok()?),
             23 => {
-                let (namespace, eui) = (body.u32_le().ok()?, body.u64_le().ok()?.to_be_bytes());
-                let [a, b, c, d, e, g, h, i] = eui;
-                write!(f, "NVMe(0x{namespace:x},{i:02X}-{h:02X}-{g:02X}-{e:02X}-{d:02X}-{c:02X}-{b:02X}-{a:02X})")
+                let (namespace, [a, b, c, d, e, g, h, i]) = (body.u32_le().ok()?, body.array().ok()?);
+                write!(f, "NVMe(0x{namespace:x},{a:02X}-{b:02X}-{c:02X}-{d:02X}-{e:02X}-{g:02X}-{h:02X}-{i:02X})")
             }
             24 => write!(f, "Uri({})", super::text::Ascii(self.body)),
             26 => write!(f, "SD(0x{:x})", body.u8().ok()?),

@@ -1,7 +1,7 @@
 //! Events out of bytes: the three formats of boot logs, each told by how it begins.
 
 use super::{
-    PCR_COUNT, Problem, Replay, STARTUP_LOCALITY, WHAT, coreboot,
+    PCR_COUNT, Problem, Proof, Replay, STARTUP_LOCALITY, WHAT, coreboot,
     event_type::{
         EV_ACTION, EV_EFI_ACTION, EV_EFI_GPT_EVENT, EV_EFI_VARIABLE_DRIVER_CONFIG, EV_NO_ACTION, EV_S_CRTM_VERSION,
         EV_SEPARATOR, event_type_name,
@@ -158,6 +158,13 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// Whether the digest is neither the data's hash nor what measurers hash instead ([`Proof`]). A separator's number
+    /// must be its own; words instead of a number tell of an error (§10.4.1).
+    fn contradicts_data(&self, algorithm: HashAlgorithm) -> bool {
+        let number = self.event_type == EV_SEPARATOR && self.data.len() == 4;
+        self.digest_covers_data(algorithm) == Some(false) && (number || self.proof(algorithm) != Proof::Whole)
+    }
+
     /// The locality of a StartupLocality event for PCR 0 (§10.4.5.3).
     #[must_use]
     pub fn startup_locality(&self) -> Option<u8> {
@@ -278,7 +285,7 @@ fn check_data(event: &Event<'_>, problems: &mut Vec<Problem>) {
         return;
     }
     let known = event.digests().filter_map(|(declared, _)| declared.computable());
-    for algorithm in known.filter(|algorithm| event.digest_covers_data(*algorithm) == Some(false)) {
+    for algorithm in known.filter(|algorithm| event.contradicts_data(*algorithm)) {
         note(problems, event.index, "eventlog.data-differs", || {
             let name = event_type_name(event.event_type).unwrap_or("event");
             format!("the {} digest is not the hash of the data of this {name}", algorithm.name())
@@ -298,14 +305,16 @@ pub struct Events<'a> {
 }
 
 impl Events<'_> {
-    /// Whether only the unused rest of the log area follows.
-    const fn at_padding(&self) -> bool {
+    /// Whether only the unused rest of the log area follows, if anything.
+    const fn at_end(&self) -> bool {
         let smallest = match self.format {
             Format::Sha1 => SHA1_HEADER,
             Format::CryptoAgile => AGILE_HEADER,
-            Format::Coreboot => 0,
+            // It says how many entries it has.
+            Format::Coreboot => return self.reader.at() >= self.padding,
         };
-        self.next > 0 && self.reader.at() >= self.padding && self.reader.remaining() >= smallest
+        self.reader.is_empty()
+            || self.next > 0 && self.reader.at() >= self.padding && self.reader.remaining() >= smallest
     }
 
     /// Unused bytes of the log area after the last event, once all events are read.
@@ -318,7 +327,7 @@ impl<'a> Iterator for Events<'a> {
     type Item = Result<Event<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.reader.is_empty() || self.at_padding() {
+        if self.failed || self.at_end() {
             return None;
         }
         // The first event always has the old form.

@@ -81,13 +81,13 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~'))
 }
 
-/// Whether `bytes` are UTF-16LE text rather than 8-bit text: characters that can be shown, half of them ASCII at least.
-/// Two bytes are taken for one character and its NUL.
+/// Whether `bytes` are UTF-16LE text: characters that can be shown, half of them ASCII at least. What is 8-bit text too
+/// is rather that.
 pub(super) fn is_wide(bytes: &[u8]) -> bool {
     let text = without_wide_nul(bytes);
     let shown = |character: char| !character.is_control() || matches!(character, '\t' | '\n' | '\r');
     let ascii = text.as_chunks::<2>().0.iter().filter(|[low, high]| *high == 0 && low.is_ascii()).count();
-    bytes.len() > 2
+    !is_text(bytes)
         && !text.is_empty()
         && text.len().is_multiple_of(2)
         && ascii.saturating_mul(4) >= text.len()

@@ -10,7 +10,7 @@ use evidence::{
     enrolment::{Down, Up},
     envelope::Envelope,
     epoch::Epoch,
-    eventlog::{self, EventLog, PCR_COUNT},
+    eventlog::{self, Content, Event, EventLog, PCR_COUNT, Proof},
     ima,
     limits::MAX_PROBLEMS,
     pcr::{HashAlgorithm, sha256},
@@ -71,10 +71,61 @@ pub fn tpm(data: &[u8]) {
     }
 }
 
-/// Boot logs: every PCR and value has its place, one bank replays as it does among all, and the list of problems ends.
+/// Boot logs: every PCR and value has its place, one bank replays as it does among all, and the list of problems ends;
+/// every event says something that can be printed. A fuzzer writes a whole log too seldom, so its bytes are also taken
+/// for one event's PCR, type and data.
 pub fn event_log(data: &[u8]) {
+    whole_event_log(data);
+    if let Some(([pcr, event_type, hashed], data)) = data.split_first_chunk() {
+        let event_type = u32::from(event_type & 0x7F) | if event_type & 0x80 == 0 { 0 } else { 0x8000_0000 };
+        // EV_EFI_VARIABLE_AUTHORITY and SPDM's events stand apart from the others.
+        let event_type = if event_type >= 0x8000_0060 { event_type + 0x80 } else { event_type };
+        whole_event_log(&log_of_one_event(u32::from(pcr % 16), event_type, data, hashed & 1 == 1));
+    }
+}
+
+/// A crypto-agile log; the SHA-256 digest of its event is, or is not, the hash of the data.
+fn log_of_one_event(pcr: u32, event_type: u32, data: &[u8], hashed: bool) -> Vec<u8> {
+    let size = |bytes: &[u8]| u32::try_from(bytes.len()).expect("inputs are short").to_le_bytes();
+    let bank = [&0xB_u16.to_le_bytes()[..], &32_u16.to_le_bytes(), &[0]].concat();
+    let spec_id = [&b"Spec ID Event03\0"[..], &[0, 0, 0, 0, 0, 2, 0, 2], &1_u32.to_le_bytes(), &bank].concat();
+    let first = [&[0; 4][..], &3_u32.to_le_bytes(), &[0; 20], &size(&spec_id), &spec_id].concat();
+    let digest = if hashed { sha256(data) } else { [7; 32] };
+    let head = [pcr, event_type, 1].map(u32::to_le_bytes);
+    [&first[..], head.as_flattened(), &0xB_u16.to_le_bytes(), &digest, &size(data), data].concat()
+}
+
+/// What an event says is one bounded line, its proof rests on a digest, and what it hands out agrees with itself.
+fn event(event: &Event<'_>) {
+    let content = event.content();
+    let text = content.to_string();
+    assert!(!text.contains(char::is_control) && text.len() < 64 * 1024);
+    for algorithm in [HashAlgorithm::Sha1, HashAlgorithm::Sha256, HashAlgorithm::Sha384, HashAlgorithm::Sha512] {
+        let proof = event.proof(algorithm);
+        assert!(proof == Proof::Nothing || (event.extends() && event.digest(algorithm).is_some()));
+        assert_eq!(event.proves_content(algorithm), proof != Proof::Nothing);
+    }
+    if let Some(line) = event.command_line() {
+        assert!(line.text().is_none_or(|text| line.is(&text)));
+    }
+    match content {
+        Content::Variable(variable) => {
+            let entries: Vec<_> = eventlog::signatures(variable.data).collect();
+            assert!(entries.len() <= variable.data.len() + 1);
+            assert!(entries.iter().rev().skip(1).all(Result::is_ok));
+            assert!(variable.name().len() <= variable.name_utf16.len() * 8);
+        }
+        Content::Image(image) => assert!(image.path().to_string().len() <= image.path().bytes().len() * 16 + 16),
+        Content::Gpt(gpt) => assert!(gpt.partitions().count() <= event.data.len() / 128),
+        Content::Tables(tables) => assert!(tables.vendors().count() <= event.data.len() / 20),
+        _ => {}
+    }
+}
+
+fn whole_event_log(data: &[u8]) {
     let _ = eventlog::looks_like(data);
     let Ok(log) = EventLog::read(data) else { return };
+    log.events().map_while(Result::ok).for_each(|one| event(&one));
     let Ok(replay) = log.inspect() else {
         assert!(log.events().any(|event| event.is_err()));
         return;

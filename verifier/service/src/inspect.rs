@@ -36,12 +36,17 @@ pub enum Undecodable {
     /// Reference values that cannot be read.
     #[error("reference values: {0}")]
     ReferenceValues(#[from] Unreadable),
-    /// No decoder takes it.
+    /// No decoder takes it; why it is no boot log either, which is what has the fewest marks of its own.
     #[error(
         "this is none of: evidence, attestation result, TCG event log, IMA list (binary form), runtime log, TPMS_ATTEST, TPM2B_PUBLIC, \
-         TPMT_SIGNATURE, reference values"
+         TPMT_SIGNATURE, reference values (read as a TCG event log: {why} at byte {at})"
     )]
-    Unknown,
+    Unknown {
+        /// What is wrong.
+        why: &'static str,
+        /// Where.
+        at: usize,
+    },
     /// Longer than any of them may be.
     #[error("longer than {MAX_LOG} bytes, the most that any artefact may have")]
     TooLong,
@@ -80,7 +85,14 @@ pub fn inspect(bytes: &[u8]) -> Result<Value, Undecodable> {
             Err(fault) => drop(first_fault.get_or_insert(fault)),
         }
     }
-    Err(first_fault.unwrap_or(Undecodable::Unknown))
+    Err(first_fault.unwrap_or_else(|| unknown(bytes)))
+}
+
+fn unknown(bytes: &[u8]) -> Undecodable {
+    match EventLog::read(bytes) {
+        Err(Malformed { why, at, .. }) => Undecodable::Unknown { why, at },
+        Ok(_) => Undecodable::Unknown { why: "the first event has no known type or no PCR", at: 0 },
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -114,7 +126,8 @@ fn event_log(bytes: &[u8]) -> Result<Value, Undecodable> {
     let replay = log.inspect()?;
     let listing = log.events().take(MAX_LISTED).map_while(Result::ok).map(|event| listed(&event));
     let mut odd = problems("event", &replay.problems);
-    if let (Some(more), Value::Array(odd)) = (replay.events.checked_sub(MAX_LISTED).filter(|more| *more > 0), &mut odd) {
+    if let (Some(more), Value::Array(odd)) = (replay.events.checked_sub(MAX_LISTED).filter(|more| *more > 0), &mut odd)
+    {
         odd.push(json!({ "event": MAX_LISTED, "code": "log.more-events", "detail": format!("{more} are not listed") }));
     }
     Ok(json!({
@@ -153,7 +166,7 @@ fn ima_list(bytes: &[u8]) -> Result<Value, Undecodable> {
 }
 
 fn runtime_log(bytes: &[u8]) -> Result<Value, Undecodable> {
-    let (pcr, first) = runtime_log::looks_like(bytes).ok_or(Undecodable::Unknown)?;
+    let (pcr, first) = runtime_log::looks_like(bytes).ok_or_else(|| unknown(bytes))?;
     let mut kinds = BTreeMap::<&str, usize>::new();
     for entry in runtime_log::entries(bytes, pcr, first) {
         *kinds.entry(entry?.kind.name()).or_default() += 1;

@@ -16,7 +16,7 @@ fn vectors() -> PathBuf {
 
 fn boots() -> Vec<PathBuf> {
     let folders = fs::read_dir(vectors().join("boot")).unwrap().map(|entry| entry.unwrap().path());
-    folders.filter(|path| path.is_dir()).collect()
+    folders.filter(|path| path.join("ima.bin").is_file()).collect()
 }
 
 fn artefact(file: &Path) -> Value {
@@ -41,6 +41,54 @@ fn boot_logs_give_the_pcrs_of_the_tpm() {
             assert_eq!(*value, tpm[pcr], "{} PCR {pcr}", boot.display());
         }
     }
+}
+
+#[test]
+fn every_event_of_a_boot_log_is_listed_with_what_its_digest_proves() {
+    for boot in boots() {
+        let log = artefact(&boot.join("eventlog.bin"));
+        let listing = log["listing"].as_array().unwrap();
+        assert_eq!(Some(listing.len() as u64), log["events"].as_u64());
+        for (index, event) in listing.iter().enumerate() {
+            assert_eq!(event["event"], index);
+            assert!(event["content"].as_str().is_some_and(|text| !text.contains(char::is_control)), "{event}");
+            let measured = event["type"] != "EV_NO_ACTION";
+            assert_eq!((event["digest"].is_string(), event["proven"].is_boolean()), (measured, measured), "{event}");
+        }
+    }
+    let log = artefact(&vectors().join("boot/qemu-secureboot/eventlog.bin"));
+    let proven = |proven: bool, kind: &str| {
+        let all = log["listing"].as_array().unwrap().iter();
+        all.filter(|event| event["type"] == kind && event["proven"] == proven).count()
+    };
+    assert_eq!((proven(true, "EV_EFI_VARIABLE_DRIVER_CONFIG"), proven(false, "EV_EFI_VARIABLE_DRIVER_CONFIG")), (5, 0));
+    assert_eq!(proven(false, "EV_EFI_BOOT_SERVICES_APPLICATION"), 1);
+    let secure_boot = log["listing"].as_array().unwrap().iter().find(|event| event["event"] == 4).unwrap();
+    assert_eq!(secure_boot["content"], "variable SecureBoot (8be4df61-93ca-11d2-aa0d-00e098032b8c) data=01");
+    assert!(secure_boot["digest"].as_str().unwrap().starts_with("sha256:ccfc4bb3"));
+}
+
+#[test]
+fn handmade_logs_give_the_pcrs_computed_beside_them() {
+    let folders = fs::read_dir(vectors().join("boot/handmade")).unwrap().map(|entry| entry.unwrap().path());
+    let folders: Vec<_> = folders.filter(|path| path.is_dir()).collect();
+    assert_eq!(folders.len(), 8);
+    for folder in folders {
+        assert_eq!(artefact(&folder.join("eventlog.bin"))["pcrs"], pcrs_of_the_tpm(&folder), "{}", folder.display());
+    }
+}
+
+#[test]
+fn of_a_log_with_too_many_events_the_first_are_listed_and_all_are_replayed() {
+    let mut log = fs::read(vectors().join("boot/qemu-good1/eventlog.bin")).unwrap();
+    let few = inspect(&log).unwrap();
+    // EV_NO_ACTION without digests and data.
+    (0..20_000).for_each(|_| log.extend([0, 3, 0, 0].map(u32::to_le_bytes).as_flattened()));
+    let many = inspect(&log).unwrap();
+    assert_eq!((&many["events"], &many["pcrs"]), (&20_038.into(), &few["pcrs"]));
+    assert_eq!(many["listing"].as_array().unwrap().len(), 16_384);
+    let problems = many["problems"].as_array().unwrap();
+    assert!(problems.iter().any(|problem| problem["code"] == "log.more-events"), "{problems:?}");
 }
 
 #[test]
@@ -160,7 +208,9 @@ fn text_and_noise_are_no_artefact() {
     for text in texts {
         assert!(inspect(text).is_err(), "{:?}", String::from_utf8_lossy(text));
     }
-    assert_eq!(inspect(b"hello").unwrap_err(), Undecodable::Unknown);
+    assert!(matches!(inspect(b"hello").unwrap_err(), Undecodable::Unknown { at: 4, .. }));
+    let refused = inspect(b"just as long as an event has to be: no log\n").unwrap_err().to_string();
+    assert!(refused.contains("at byte 28"), "{refused}");
 }
 
 fn run(arguments: &[&str], stdin: &[u8]) -> Output {
@@ -201,4 +251,8 @@ fn standard_input_and_files_give_the_same() {
     let text = String::from_utf8(run(&[file.to_str().unwrap()], b"").stdout).unwrap();
     let line = format!("sha256\t7\t{}", json["pcrs"]["sha256"]["7"].as_str().unwrap());
     assert!(text.contains(&line), "{text}");
+    let event = json["listing"][1].clone();
+    assert_eq!(event["type"], "EV_S_CRTM_VERSION");
+    let line = "1\t0\tEV_S_CRTM_VERSION\tsha256:96a296d224f2\tproven\t0000\n";
+    assert!(text.contains(line), "{text}");
 }
