@@ -120,7 +120,7 @@ pub fn appraise(input: Input<'_>) -> Appraisal {
         boot,
     };
     let acknowledged = state.boot.acknowledged();
-    let new_boot_log = measured.boot_log && !(input.keeps_log_of(&state.boot) && !new_boot);
+    let new_boot_log = measured.boot_log && (new_boot || !input.keeps_log_of(&state.boot));
     Appraisal { acknowledged, new_boot, new_boot_log, state, new_files: files.all, tolerated: causes.tolerated, closed }
 }
 

@@ -141,10 +141,10 @@ impl<'a> BootLog<'a> {
             self.all().filter(|measured| measured.pcr == pcr).map(|measured| measured.event.index).collect();
         all.sort_unstable();
         let shown: Vec<String> = all.iter().take(SHOWN).map(usize::to_string).collect();
-        match (all.len(), shown.join(", ")) {
-            (0, _) => "the log has no event for it".into(),
-            (count, shown) if count > SHOWN => format!("its events in the log: {shown} and {} more", count - SHOWN),
-            (_, shown) => format!("its events in the log: {shown}"),
+        match (all.len().saturating_sub(SHOWN), shown.join(", ")) {
+            (_, none) if none.is_empty() => "the log has no event for it".into(),
+            (0, shown) => format!("its events in the log: {shown}"),
+            (more, shown) => format!("its events in the log: {shown} and {more} more"),
         }
     }
 

@@ -6,6 +6,8 @@ mod log;
 mod phase;
 pub(crate) mod protection;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use evidence::{
     claims::LogKind,

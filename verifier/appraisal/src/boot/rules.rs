@@ -6,7 +6,7 @@
 //! any digest; where one does ([`EventRule::Unjudged`], events of vendors' own types), it is only in PCRs into which
 //! firmware measures no code ([`CONFIGURATION_PCRS`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use evidence::eventlog::{Hex, Separator, event_type_name};
 use reference_values::boot_rules::{BootRules, EventKey, EventRule, Keys, SecureBootVariable, keys_of};
@@ -89,11 +89,14 @@ impl<'a> Faults<'a> {
         self.list.push(Fault { at: self.end, code, what: What::Text(text) });
     }
 
-    /// The first few in the order of the log.
+    /// The first few in the order of the log, and of every kind the first.
     fn told(mut self) -> Vec<Violation> {
         self.list.sort_by_key(|fault| fault.at);
-        let told = self.list.iter().take(MAX_VIOLATIONS);
-        told.map(|fault| Violation { code: fault.code, detail: fault.what.told() }).collect()
+        let mut kinds = BTreeSet::new();
+        let (first, others): (Vec<_>, Vec<_>) = self.list.into_iter().partition(|fault| kinds.insert(fault.code));
+        let mut told: Vec<Fault<'_>> = first.into_iter().chain(others).take(MAX_VIOLATIONS).collect();
+        told.sort_by_key(|fault| fault.at);
+        told.iter().map(|fault| Violation { code: fault.code, detail: fault.what.told() }).collect()
     }
 }
 
