@@ -23,6 +23,8 @@ demo=$(mktemp -d -t countersign-demo.XXXXXX)
 root=$demo/device
 PRODUCT=demo/device
 BOOT_LOG=tests/vectors/boot/qemu-good1/eventlog.bin
+# The log has only a digest of it.
+BOOT_CMDLINE='console=ttyS0 panic=-1 quiet ima_policy=tcb ima_template=ima-ng ima_hash=sha256'
 children=()
 device_pid=
 
@@ -114,8 +116,8 @@ stop_device() {
 
 say "signing release 1.0 of product $PRODUCT: what is in the device's root, and that boot"
 "$bin/reference-values" keygen --out "$demo/maker.pem" >"$demo/release.log"
-"$bin/reference-values" build --rootfs "$root" --boot-log "$BOOT_LOG" --product "$PRODUCT" --release 1.0 \
-  -o "$demo/1.0.corim" | sed 's/^/  /'
+"$bin/reference-values" build --rootfs "$root" --boot-log "$BOOT_LOG" --cmdline "$BOOT_CMDLINE" \
+  --product "$PRODUCT" --release 1.0 -o "$demo/1.0.corim" | sed 's/^/  /'
 "$bin/reference-values" sign "$demo/1.0.corim" --key "$demo/maker.pem" --role manufacturer \
   -o "$demo/verifier/reference_values/1.0.corim" >>"$demo/release.log"
 {

@@ -229,15 +229,13 @@ impl BootRules {
         secure_boot: SecureBootRule,
     ) -> Result<Self, Invalid> {
         if events.is_empty() {
-            return Err(Invalid::Rule("boot rules name at least one event"));
+            return Err(Invalid::Rule("no event is named; does the log show a boot?"));
         }
         if events.len() > MAX_EVENT_KEYS {
             return Err(Invalid::TooMany { what: "kinds of events in boot rules", limit: MAX_EVENT_KEYS });
         }
         if !events.keys().all(|key| key.may_be_ruled()) || separators.iter().any(|&pcr| pcr > LAST_PCR) {
-            return Err(Invalid::Rule(
-                "boot rules are for events that extend PCR 0 to 14 without 10, and are no separators",
-            ));
+            return Err(Invalid::Rule("they are for events that extend PCR 0 to 14 without 10, and are no separators"));
         }
         let mut digests = secure_boot.size();
         for (key, rule) in &events {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-use reference_values::Role;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use reference_values::{Role, boot_rules::AttesterIn};
 
 use crate::time::{Time, parse_time};
 
@@ -24,7 +24,8 @@ pub(crate) struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   reference-values keygen --out maker.pem
-  reference-values build --rootfs ./root --boot-log boot.bin --product acme/gateway --release 4.2.0 -o gateway.corim
+  reference-values build --rootfs ./root --boot-log boot.bin --uki gateway.efi --product acme/gateway --release 4.2.0 \\
+    -o gateway.corim
   reference-values sign gateway.corim --key maker.pem --role manufacturer -o gateway.signed
   reference-values check gateway.signed --trust ./trust
 
@@ -34,7 +35,7 @@ not hold or is nobody's who is trusted.";
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Measure a release: every executable, library, script and kernel module, and the boot
-    Build(Build),
+    Build(Box<Build>),
     /// Make a key to sign releases with
     Keygen(Keygen),
     /// Sign a release; a second call adds a signature beside the first
@@ -54,20 +55,51 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 #[command(after_help = "\
-Example:
-  reference-values build --rootfs ./root --boot-log boot.bin --product acme/gateway --release 4.2.0 -o gateway.corim
+Examples:
+  reference-values build --rootfs ./root --boot-log boot.bin --uki gateway.efi --kernel-config config-6.1 \\
+    --ima-policy ./root/etc/ima/ima-policy --attester-in initrd --product acme/gateway --release 4.2.0 -o gateway.corim
+  reference-values build --rootfs ./root --rootfs ./initrd --boot-log a.bin b.bin \\
+    --cmdline 'root=/dev/sda2 ro quiet' --cmdline 'root=/dev/sd* ro quiet' --product acme/gateway --release 4.2.0 -o g.corim
+  reference-values build --rootfs ./root --boot-pcrs pcrs.txt --product acme/gateway --release 4.2.0 -o gateway.corim
 
-Boot logs come from /sys/kernel/security/tpm0/binary_bios_measurements of a device that booted as it should; give one
-for each variant of the hardware. Files count by their content (ELF, interpreter line) or executable bit; links are not
-followed and other file systems not entered.
-The same input gives the same bytes where --sequence or SOURCE_DATE_EPOCH is given.")]
+Boot logs come from /sys/kernel/security/tpm0/binary_bios_measurements of devices that booted as they should. Several
+logs become rules that all of them meet: give one of each variant of hardware and firmware, and of a second boot of one
+device. What the rules leave open is printed. Most logs hold only a digest of the kernel's command line: give the text,
+as /proc/cmdline had it, or the unified kernel image that has it.
+Files count by their content (ELF, interpreter line) or executable bit; links are not followed and other file systems
+not entered. The same input gives the same bytes where --sequence or SOURCE_DATE_EPOCH is given.")]
 pub(crate) struct Build {
-    /// Folder that holds the root file system
-    #[arg(long, value_name = "DIR", required_unless_present = "boot_log")]
-    pub(crate) rootfs: Option<PathBuf>,
-    /// TCG event log of a good boot; may be given several times
+    /// Folder that holds a root file system, or an unpacked initrd; may be given several times
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["boot_log", "boot_pcrs"])]
+    pub(crate) rootfs: Vec<PathBuf>,
+    /// TCG event logs of good boots, to make boot rules from
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) boot_log: Vec<PathBuf>,
+    /// Exact PCR values of good boots, for devices whose log cannot be read: event logs, or files with what
+    /// `tpm2_pcrread sha256` printed
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) boot_pcrs: Vec<PathBuf>,
+    /// Command line that the kernel may get; * stands for anything without a space, \* for itself; may be given several
+    /// times
+    #[arg(long, value_name = "PATTERN", requires = "boot_log", allow_hyphen_values = true)]
+    pub(crate) cmdline: Vec<String>,
+    /// Unified kernel image that booted: its command line is allowed, and its kernel's release known
+    #[arg(long, value_name = "FILE", requires = "boot_log")]
+    pub(crate) uki: Vec<PathBuf>,
+    /// Configuration that the kernel was built with, as /boot/config-*: tells whether it takes unsigned modules, locks
+    /// itself down, has kexec
+    #[arg(long, value_name = "FILE", requires = "boot_log")]
+    pub(crate) kernel_config: Option<PathBuf>,
+    /// What `uname -r` says of the kernel, where no image given with --uki tells
+    #[arg(long, value_name = "TEXT", requires = "boot_log")]
+    pub(crate) kernel_release: Option<String>,
+    /// IMA policy that devices load; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ima_policy: Vec<PathBuf>,
+    /// What binds the attester's own file to the boot: the initrd that it is in, or dm-verity over the file system that
+    /// it is on
+    #[arg(long, value_name = "PLACE", requires = "boot_log")]
+    pub(crate) attester_in: Option<AttesterPlace>,
     /// Product: MODEL or VENDOR/MODEL
     #[arg(long)]
     pub(crate) product: String,
@@ -86,6 +118,24 @@ pub(crate) struct Build {
     /// Where to write the unsigned release
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+}
+
+/// [`AttesterIn`], as it is typed.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum AttesterPlace {
+    /// In the initrd, which the log measures
+    Initrd,
+    /// On a file system whose root hash is on every command line
+    Verity,
+}
+
+impl From<AttesterPlace> for AttesterIn {
+    fn from(place: AttesterPlace) -> Self {
+        match place {
+            AttesterPlace::Initrd => Self::Initrd,
+            AttesterPlace::Verity => Self::Verity,
+        }
+    }
 }
 
 #[derive(Args)]

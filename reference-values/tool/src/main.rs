@@ -1,6 +1,7 @@
 //! `reference-values`: where releases are made. In, a root file system, boot logs and keys; out, signed releases, and
 //! what they say.
 
+mod boot;
 mod cli;
 mod commands;
 mod failure;

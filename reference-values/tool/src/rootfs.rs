@@ -185,7 +185,7 @@ fn runs(path: &Path, beginning: &[u8]) -> bool {
 }
 
 /// The path as text without control characters; bytes that are no text stand as `\xNN`.
-fn readable(path: &Path) -> String {
+pub(crate) fn readable(path: &Path) -> String {
     let mut out = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
         for character in chunk.valid().chars() {

@@ -44,8 +44,12 @@ impl Bench {
     }
 
     fn run(&self, arguments: &str) -> Output {
+        self.run_words(&arguments.split_whitespace().collect::<Vec<_>>())
+    }
+
+    fn run_words(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_reference-values"))
-            .args(arguments.split_whitespace())
+            .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("SOURCE_DATE_EPOCH")
             .env_remove("RUST_LOG")
@@ -67,6 +71,17 @@ impl Bench {
         assert_eq!(output.status.code(), Some(code), "{arguments}: {message}");
         assert!(!message.contains("panicked"), "{arguments}: {message}");
         message
+    }
+
+    /// Builds a release of these boot logs; stdout, or stderr with the exit code.
+    fn boot_rules(&self, logs: &[&str], options: &[&str], output: &str) -> Result<String, (Option<i32>, String)> {
+        let fixed = ["build", "--product", "p", "--release", "1", "--sequence", "1", "-o", output, "--boot-log"];
+        let logs = logs.iter().map(|name| captured(name));
+        let logs = logs.map(|folder| folder.join("eventlog.bin").display().to_string()).collect::<Vec<_>>();
+        let logs = logs.iter().map(String::as_str).collect::<Vec<_>>();
+        let done = self.run_words(&[&fixed[..], &logs, options].concat());
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        if done.status.success() { Ok(text(done.stdout)) } else { Err((done.status.code(), text(done.stderr))) }
     }
 
     fn json(&self, arguments: &str) -> Value {
@@ -95,6 +110,16 @@ impl Bench {
     }
 }
 
+/// The folder of a boot that was captured on a virtual machine.
+fn captured(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/boot").join(name)
+}
+
+/// Command lines of the captured boots: all but one had the first.
+const LINE: &str = "console=ttyS0 panic=-1 quiet ima_policy=tcb ima_template=ima-ng ima_hash=sha256";
+const OTHER_LINE: &str =
+    "console=ttyS0 panic=-1 quiet ima_policy=tcb ima_hash=sha256 ima_template=ima-ng init_on_alloc=0";
+
 fn sha256(content: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, content);
     data_encoding::HEXLOWER.encode(digest.as_ref())
@@ -119,13 +144,12 @@ fn a_release_holds_what_can_run_by_content_and_each_digest_once() {
 }
 
 #[test]
-fn the_boot_of_a_real_log_is_what_the_tpm_held() {
+fn exact_values_of_a_real_boot_are_what_the_tpm_held() {
     let bench = Bench::new();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/boot");
     for boot in ["qemu-good1", "qemu-direct-kernel", "qemu-secureboot"] {
-        let folder = folder.join(boot);
+        let folder = captured(boot);
         let log = folder.join("eventlog.bin");
-        bench.ok(&format!("build --boot-log {} --product p --release 1 -o {boot}", log.display()));
+        bench.ok(&format!("build --boot-pcrs {} --product p --release 1 -o {boot}", log.display()));
         let shown = bench.json(&format!("show {boot} --json"));
         let tpm: Value = serde_json::from_slice(&fs::read(folder.join("pcrs.json")).unwrap()).unwrap();
         let pcrs = shown["boots"][0].as_object().unwrap();
@@ -133,7 +157,135 @@ fn the_boot_of_a_real_log_is_what_the_tpm_held() {
         for (index, value) in pcrs {
             assert_eq!(value, &tpm["pcrs"][index], "{boot} PCR {index}");
         }
+        // The same values as a tool for TPMs prints them.
+        let lines = pcrs.iter().map(|(index, value)| format!("    {index}: 0x{}\n", value.as_str().unwrap()));
+        let printed = format!("  sha256:\n{}", lines.collect::<String>());
+        bench.write("pcrs.txt", printed.as_bytes(), 0o644);
+        bench.ok("build --boot-pcrs pcrs.txt --product p --release 1 -o printed");
+        assert_eq!(bench.json("show printed --json")["boots"], shown["boots"]);
     }
+    assert!(bench.fails(6, "build --boot-pcrs root/usr/bin/tool --product p --release 1 -o x").contains("neither"));
+}
+
+#[test]
+fn a_real_log_gives_rules_and_its_command_line_must_be_given() {
+    let bench = Bench::new();
+    let (code, message) = bench.boot_rules(&["qemu-good1"], &[], "x").unwrap_err();
+    assert_eq!(code, Some(2), "{message}");
+    assert!(message.contains("qemu-good1/eventlog.bin") && message.contains("--cmdline"), "{message}");
+    let wrong = bench.boot_rules(&["qemu-good1"], &["--cmdline", OTHER_LINE], "x").unwrap_err();
+    assert_eq!(wrong.0, Some(2), "{}", wrong.1);
+    assert!(!bench.path("x").exists());
+
+    let told = bench.boot_rules(&["qemu-good1"], &["--cmdline", LINE], "a").unwrap();
+    assert!(told.contains("PCR 1 EV_EFI_VARIABLE_BOOT: not judged"), "{told}");
+    let shown = bench.json("show a --json");
+    assert_eq!(shown["boots"], Value::Array(vec![]));
+    let rules = &shown["boot_rules"][0];
+    assert_eq!(rules["command_lines"], serde_json::json!([LINE]));
+    assert_eq!(rules["separators"], serde_json::json!([0, 1, 2, 3, 4, 5, 6, 7]));
+    assert_eq!(rules["secure_boot"]["required"], false);
+    let events = rules["events"].as_array().unwrap();
+    let of = |pcr: u64, name: &str| events.iter().find(|one| one["pcr"] == pcr && one["name"] == name).unwrap();
+    assert_eq!(of(1, "EV_EFI_VARIABLE_BOOT")["rule"], "unjudged");
+    // The stub's names and contents of .linux, .osrel, .initrd, and the name of .cmdline.
+    assert_eq!(of(11, "EV_IPL")["sequences"][0].as_array().unwrap().len(), 7);
+    assert!(events.iter().all(|one| one["rule"] == "unjudged" || one["sequences"].as_array().unwrap().len() == 1));
+    let text = bench.ok("show a");
+    assert!(text.contains(&format!("command line: {LINE}")) && text.contains("Secure Boot: not required"), "{text}");
+}
+
+#[test]
+fn boots_that_differ_make_several_sequences_and_diff_tells_which() {
+    let bench = Bench::new();
+    bench.boot_rules(&["qemu-good1"], &["--cmdline", LINE], "a").unwrap();
+    let lines = ["--cmdline", LINE, "--cmdline", OTHER_LINE];
+    let told = bench.boot_rules(&["qemu-good1", "qemu-cmdline"], &lines, "b").unwrap();
+    assert!(told.contains("PCR 4 EV_EFI_BOOT_SERVICES_APPLICATION: one of 2 sequences"), "{told}");
+    let told = bench.boot_rules(&["qemu-secureboot"], &["--cmdline", LINE, "--attester-in", "initrd"], "c").unwrap();
+    assert!(!told.contains("not required"), "{told}");
+
+    let changes = bench.json("diff a b --json");
+    let about = |changes: &Value| {
+        let all = changes["boot_changes"].as_array().unwrap().iter();
+        all.map(|one| format!("{}: {}", one["about"].as_str().unwrap(), one["change"].as_str().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(about(&changes), ["PCR 4 EV_EFI_BOOT_SERVICES_APPLICATION: 1 added", "command lines: 1 added"]);
+    assert_eq!(changes["boot_changes"][1]["added"], serde_json::json!([OTHER_LINE]));
+    let changes = about(&bench.json("diff a c --json"));
+    for change in [
+        "PCR 0 EV_EFI_PLATFORM_FIRMWARE_BLOB: 2 removed, 2 added",
+        "PCR 7 EV_EFI_VARIABLE_AUTHORITY: new",
+        "Secure Boot: required now",
+        "dbx: 1 added",
+        "attester in: 1 added",
+    ] {
+        assert!(changes.iter().any(|one| one == change), "{change}: {changes:#?}");
+    }
+    assert!(bench.ok("diff a c").contains("~ Secure Boot: required now"));
+    assert!(bench.ok("diff a a").contains("0 changes in boot rules"));
+}
+
+#[test]
+fn what_binds_the_attester_must_be_in_log_and_command_line() {
+    let bench = Bench::new();
+    let (code, message) =
+        bench.boot_rules(&["qemu-good1"], &["--cmdline", LINE, "--attester-in", "verity"], "x").unwrap_err();
+    assert!(code == Some(2) && message.contains("roothash="), "{message}");
+    bench.boot_rules(&["qemu-good1"], &["--cmdline", LINE, "--attester-in", "initrd"], "a").unwrap();
+    assert_eq!(bench.json("show a --json")["boot_rules"][0]["attester_in"], "initrd");
+}
+
+#[test]
+fn a_kernel_is_named_and_its_configuration_read() {
+    let bench = Bench::new();
+    bench.write(
+        "config",
+        b"CONFIG_MODULES=y\nCONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_FORCE=y\nCONFIG_KEXEC_FILE=y\n",
+        0o644,
+    );
+    let config = bench.path("config").display().to_string();
+    let unnamed = bench.boot_rules(&["qemu-good1"], &["--cmdline", LINE, "--kernel-config", &config], "x").unwrap_err();
+    assert!(unnamed.0 == Some(2) && unnamed.1.contains("--kernel-release"), "{}", unnamed.1);
+    let options = ["--cmdline", LINE, "--kernel-config", &config, "--kernel-release", "6.1.0-50-cloud-amd64"];
+    bench.boot_rules(&["qemu-good1"], &options, "a").unwrap();
+    let kernel = &bench.json("show a --json")["boot_rules"][0]["kernel"];
+    let expected = serde_json::json!({
+        "release": "6.1.0-50-cloud-amd64", "modules_signed": true, "lockdown": "absent", "kexec": "file-only",
+    });
+    assert_eq!(kernel, &expected);
+    let no_config = bench.path("root/usr/bin/script").display().to_string();
+    let options = ["--cmdline", LINE, "--kernel-config", &no_config, "--kernel-release", "6"];
+    assert_eq!(bench.boot_rules(&["qemu-good1"], &options, "x").unwrap_err().0, Some(6));
+}
+
+#[test]
+fn an_ima_policy_is_listed_as_the_device_sees_it() {
+    let bench = Bench::new();
+    let policy = b"# kexec\nmeasure func=KEXEC_KERNEL_CHECK\n";
+    fs::create_dir_all(bench.path("root/etc/ima")).unwrap();
+    bench.write("root/etc/ima/ima-policy", policy, 0o644);
+    let told =
+        bench.ok("build --rootfs root --ima-policy root/etc/ima/ima-policy --product p --release 1 --sequence 1 -o a");
+    assert!(told.contains("IMA policy /etc/ima/ima-policy that measures kexec"), "{told}");
+    let expected = serde_json::json!([
+        {"path": "/etc/ima/ima-policy", "sha256": sha256(policy), "measures_kexec": true},
+    ]);
+    assert_eq!(bench.json("show a --json")["ima_policies"], expected);
+    bench.fails(6, "build --rootfs root --ima-policy root/usr/bin/script --product p --release 1 -o x");
+}
+
+#[test]
+fn several_roots_are_one_release() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("initrd")).unwrap();
+    bench.write("initrd/init", b"#!/bin/busybox sh\n", 0o755);
+    bench.ok("build --rootfs root --rootfs initrd --product p --release 1 --sequence 1 -o a");
+    let shown = bench.json("show a --json");
+    let paths = shown["executables"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap());
+    let paths = paths.collect::<Vec<_>>();
+    assert!(paths.contains(&"/init") && paths.contains(&"/usr/bin/tool"), "{paths:?}");
 }
 
 #[test]
@@ -248,6 +400,8 @@ fn failures_have_their_exit_code_and_leave_nothing_behind() {
         (2, "build --rootfs root --product p --release 1 --valid-from 2027-01-01 --retire-at 2026-01-01 -o x"),
         (2, "sign a.corim --key k --role boss -o x"),
         (2, "check a.corim --trust ."),
+        (2, "build --rootfs root --cmdline quiet --product p --release 1 -o x"),
+        (2, "build --rootfs root --attester-in memory --product p --release 1 -o x"),
         (2, "no-such-command"),
         (6, "build --boot-log a.corim --product p --release 1 -o x"),
         (6, "sign a.corim --key a.corim --role operator -o x"),

@@ -1,22 +1,30 @@
 //! `build`: measures a release and writes it, unsigned.
 
-use std::path::Path;
-
-use evidence::{eventlog::EventLog, limits::MAX_LOG, pcr::HashAlgorithm};
-use reference_values::{BootPcrs, Release};
-use tracing::{info, warn};
+use reference_values::{
+    Content, Executable, Release,
+    boot_rules::{Generalised, ImaPolicy},
+};
+use tracing::info;
 
 use super::count;
-use crate::{cli::Build, failure::Failure, files, rootfs, time::Time};
+use crate::{
+    boot::{self, ima_policy, pcrs},
+    cli::Build,
+    failure::Failure,
+    files, rootfs,
+    time::Time,
+};
 
 pub(crate) fn run(arguments: &Build) -> Result<(), Failure> {
     let sequence = sequence(arguments.sequence)?;
-    let boots = arguments.boot_log.iter().map(|path| boot(path)).collect::<Result<Vec<_>, _>>()?;
-    let executables = arguments.rootfs.as_deref().map(rootfs::measure).transpose()?.unwrap_or_default();
-    if let Some(root) = arguments.rootfs.as_ref().filter(|_| executables.is_empty()) {
-        return Err(Failure::Usage(format!("{}: nothing in it can run; is it a root file system?", root.display())));
-    }
-    let release = Release::new(&arguments.product, &arguments.release, sequence, executables, boots)
+    let (rules, generalised) = boot::rules(arguments)?.unzip();
+    let content = Content {
+        boots: arguments.boot_pcrs.iter().map(|path| pcrs::read(path)).collect::<Result<_, _>>()?,
+        boot_rules: rules.into_iter().collect(),
+        ima_policies: ima_policies(arguments)?,
+        executables: executables(arguments)?,
+    };
+    let release = Release::with_content(&arguments.product, &arguments.release, sequence, content)
         .and_then(|release| release.valid(arguments.valid_from.map(|t| t.0), arguments.retire_at.map(|t| t.0)))
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let bytes = release.encode();
@@ -24,13 +32,50 @@ pub(crate) fn run(arguments: &Build) -> Result<(), Failure> {
     Release::decode(&bytes).map_err(|error| Failure::Usage(error.to_string()))?;
     files::replace(&arguments.output, &bytes)?;
     info!("{} bytes written to {}", bytes.len(), arguments.output.display());
+    files::print(&told(&release, arguments.boot_log.len(), &generalised.unwrap_or_default()))
+}
+
+fn executables(arguments: &Build) -> Result<Vec<Executable>, Failure> {
+    let mut all = Vec::new();
+    for root in &arguments.rootfs {
+        let found = rootfs::measure(root)?;
+        if found.is_empty() {
+            return Err(Failure::Usage(format!(
+                "{}: nothing in it can run; is it a root file system?",
+                root.display()
+            )));
+        }
+        all.extend(found);
+    }
+    Ok(all)
+}
+
+fn ima_policies(arguments: &Build) -> Result<Vec<ImaPolicy>, Failure> {
+    arguments.ima_policy.iter().map(|path| ima_policy::read(path, &arguments.rootfs)).collect()
+}
+
+/// What was built, and what the rules allow beyond what was given.
+fn told(release: &Release, logs: usize, generalised: &[Generalised]) -> String {
     let files = count(release.executables().len(), "executable", "executables");
     let boots = count(release.boots().len(), "boot", "boots");
-    files::print(&format!(
-        "{} {}, sequence {sequence}: {files}, {boots}; not signed yet\n",
-        release.product(),
-        release.name()
-    ))
+    let mut out =
+        format!("{} {}, sequence {}: {files}, {boots}", release.product(), release.name(), release.sequence());
+    for rules in release.boot_rules() {
+        let kinds = super::rules::summary(rules);
+        out.push_str(&format!(", boot rules from {} ({kinds})", count(logs, "log", "logs")));
+    }
+    for policy in release.ima_policies() {
+        let kexec = if policy.measures_kexec { "measures kexec" } else { "does not measure kexec" };
+        out.push_str(&format!(", IMA policy {} that {kexec}", policy.path));
+    }
+    out.push_str("; not signed yet\n");
+    if !generalised.is_empty() {
+        out.push_str("What the boot rules leave open, and why:\n");
+    }
+    for one in generalised {
+        out.push_str(&format!("  {one}\n"));
+    }
+    out
 }
 
 fn sequence(given: Option<u64>) -> Result<u64, Failure> {
@@ -43,15 +88,4 @@ fn sequence(given: Option<u64>) -> Result<u64, Failure> {
             .map_err(|_| Failure::Usage(format!("SOURCE_DATE_EPOCH is {text:?}; seconds since 1970 are expected"))),
         Err(_) => Ok(Time::now().0),
     }
-}
-
-fn boot(path: &Path) -> Result<BootPcrs, Failure> {
-    let bytes = files::read(path, MAX_LOG)?;
-    let replay = EventLog::read(&bytes)
-        .and_then(|log| log.replay(Some(HashAlgorithm::Sha256)))
-        .map_err(|error| Failure::input(path, error))?;
-    for problem in &replay.problems {
-        warn!("{}: {problem:?}", path.display());
-    }
-    BootPcrs::from_replay(&replay).map_err(|error| Failure::input(path, error))
 }

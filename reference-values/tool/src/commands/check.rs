@@ -13,6 +13,8 @@ struct Report {
     summary: Summary,
     executables: usize,
     boots: usize,
+    boot_rules: usize,
+    ima_policies: usize,
     /// SHA-256 of what is signed.
     content: String,
     signers: Vec<Vouching>,
@@ -49,6 +51,8 @@ pub(crate) fn run(arguments: &Check) -> Result<(), Failure> {
         summary: Summary::of(release),
         executables: release.executables().len(),
         boots: release.boots().len(),
+        boot_rules: release.boot_rules().len(),
+        ima_policies: release.ima_policies().len(),
         content: hex(verified.content()),
         signers: signers.collect(),
     };
@@ -59,11 +63,17 @@ impl Report {
     fn text(&self) -> String {
         let files = count(self.executables, "executable", "executables");
         let boots = count(self.boots, "boot", "boots");
+        let rules = count(self.boot_rules, "set of boot rules", "sets of boot rules");
+        let policies = count(self.ima_policies, "IMA policy", "IMA policies");
         let rows = self.signers.iter().map(|signer| {
             let until = signer.trusted_until.clone().unwrap_or_else(|| "no end".into());
             vec![signer.role.into(), signer.name.clone(), until, signer.key.clone()]
         });
         let table = table(&["VOUCHED AS", "BY", "TRUSTED UNTIL", "KEY"], rows);
-        format!("{}{files}, {boots}, content sha256:{}\n\n{table}", self.summary.lines(), self.content)
+        format!(
+            "{}{files}, {boots}, {rules}, {policies}, content sha256:{}\n\n{table}",
+            self.summary.lines(),
+            self.content
+        )
     }
 }

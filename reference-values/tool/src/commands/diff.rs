@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use reference_values::{BootPcrs, Executable, Release};
 use serde::Serialize;
 
-use super::{Summary, count, hex, pcrs, print_json};
+use super::{
+    Summary, count, hex, pcrs, print_json,
+    rules::{self, Change},
+};
 use crate::{cli::Diff, failure::Failure, files};
 
 /// `diff --json`.
@@ -21,6 +24,8 @@ struct Changes {
     moved: Vec<Moved>,
     boots_added: Vec<BTreeMap<u8, String>>,
     boots_removed: Vec<BTreeMap<u8, String>>,
+    /// In boot rules and IMA policies.
+    boot_changes: Vec<Change>,
 }
 
 #[derive(Serialize)]
@@ -76,11 +81,12 @@ impl Changes {
             moved: moved.collect(),
             boots_added: boots_only_in(to, from),
             boots_removed: boots_only_in(from, to),
+            boot_changes: rules::changes(from, to),
         }
     }
 
     fn text(&self) -> String {
-        let Self { from, to, changed, added, removed, moved, boots_added, boots_removed } = self;
+        let Self { from, to, changed, added, removed, moved, boots_added, boots_removed, boot_changes } = self;
         let mut out = format!("from {}to   {}\n", from.lines(), to.lines());
         for Changed { path, from, to } in changed {
             out.push_str(&format!("~ {path}\n    {from}\n    {to}\n"));
@@ -94,14 +100,16 @@ impl Changes {
         for Moved { from, to, .. } in moved {
             out.push_str(&format!("= {from}\n    is now {to}\n"));
         }
+        boot_changes.iter().for_each(|change| out.push_str(&change.text()));
         out.push_str(&format!(
-            "{} changed, {} added, {} removed, {} moved; {} added, {} removed\n",
+            "{} changed, {} added, {} removed, {} moved; {} added, {} removed; {} in boot rules\n",
             count(changed.len(), "executable", "executables"),
             added.len(),
             removed.len(),
             moved.len(),
             count(boots_added.len(), "boot", "boots"),
             boots_removed.len(),
+            count(boot_changes.len(), "change", "changes"),
         ));
         out
     }

@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod check;
 pub(crate) mod diff;
 pub(crate) mod keygen;
+mod rules;
 pub(crate) mod show;
 pub(crate) mod sign;
 

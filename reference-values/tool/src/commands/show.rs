@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use reference_values::SignedRelease;
 use serde::Serialize;
 
-use super::{Summary, count, hex, pcrs, print_json, table};
+use super::{
+    Summary, count, hex, pcrs, print_json,
+    rules::{Policy, Rules},
+    table,
+};
 use crate::{cli::Show, failure::Failure, files};
 
 /// `show --json`.
@@ -15,6 +19,8 @@ struct Content {
     summary: Summary,
     /// Values by PCR, one map per boot.
     boots: Vec<BTreeMap<u8, String>>,
+    boot_rules: Vec<Rules>,
+    ima_policies: Vec<Policy>,
     executables: Vec<File>,
     /// As the file states them; `check` verifies them.
     signatures: Vec<Stated>,
@@ -48,6 +54,8 @@ impl Content {
         Self {
             summary: Summary::of(release),
             boots: release.boots().iter().map(pcrs).collect(),
+            boot_rules: release.boot_rules().iter().map(Into::into).collect(),
+            ima_policies: release.ima_policies().iter().map(Into::into).collect(),
             executables,
             signatures: signatures
                 .map(|signature| Stated { role: signature.stated_role().name(), key: signature.key().to_string() })
@@ -67,6 +75,13 @@ impl Content {
             let rows = boot.iter().map(|(index, value)| vec![index.to_string(), value.clone()]);
             out.push_str(&format!("\nboot {} of {}\n", number + 1, self.boots.len()));
             out.push_str(&table(&["PCR", "SHA-256"], rows));
+        }
+        for (number, rules) in self.boot_rules.iter().enumerate() {
+            out.push_str(&format!("\nboot rules {} of {}\n{}", number + 1, self.boot_rules.len(), rules.text()));
+        }
+        if !self.ima_policies.is_empty() {
+            out.push_str(&format!("\n{}\n", count(self.ima_policies.len(), "IMA policy", "IMA policies")));
+            self.ima_policies.iter().for_each(|policy| out.push_str(&format!("{}\n", policy.line())));
         }
         if !self.executables.is_empty() {
             out.push_str(&format!("\n{}\n", count(self.executables.len(), "executable", "executables")));
