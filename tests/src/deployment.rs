@@ -18,7 +18,24 @@ use crate::swtpm::{Swtpm, free_port};
 /// Product that the device is approved into.
 pub const PRODUCT: &str = "demo/device";
 /// A boot that was captured on a virtual machine.
-pub const BOOT_LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/qemu-good1/eventlog.bin");
+#[derive(Debug, Clone, Copy)]
+pub struct Boot {
+    /// Its log.
+    pub log: &'static str,
+    /// What the kernel was told, of which the log holds a digest.
+    pub command_line: &'static str,
+}
+
+/// As it should be.
+pub const GOOD: Boot = Boot {
+    log: concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/qemu-good1/eventlog.bin"),
+    command_line: "console=ttyS0 panic=-1 quiet ima_policy=tcb ima_template=ima-ng ima_hash=sha256",
+};
+/// Another command line in the same unified kernel image.
+pub const CHANGED: Boot = Boot {
+    log: concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/qemu-cmdline/eventlog.bin"),
+    command_line: "console=ttyS0 panic=-1 quiet ima_policy=tcb ima_hash=sha256 ima_template=ima-ng init_on_alloc=0",
+};
 /// How long anything may take before a test gives up: far beyond what it takes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -52,6 +69,8 @@ pub struct Deployment {
     /// The device's state.
     pub state_dir: PathBuf,
     config: PathBuf,
+    /// Of the boot that the TPM was extended with.
+    boot_log: PathBuf,
     ports: Ports,
     serving: Option<Child>,
     dir: TempDir,
@@ -74,11 +93,10 @@ impl Deployment {
         let dir = tempfile::Builder::new().prefix("deployment-").tempdir()?;
         let verifier_dir = dir.path().join("verifier");
         let state_dir = dir.path().join("state");
-        let ports = Ports::free()?;
-        let mut deployment =
-            Self { tpm, verifier_dir, state_dir, config: dir.path().join("attester.toml"), ports, serving: None, dir };
+        let (ports, config, boot_log) = (Ports::free()?, dir.path().join("attester.toml"), PathBuf::new());
+        let mut deployment = Self { tpm, verifier_dir, state_dir, config, boot_log, ports, serving: None, dir };
         deployment.init()?;
-        deployment.measured_boot()?;
+        deployment.boot(GOOD)?;
         deployment.serve()?;
         Ok(deployment)
     }
@@ -87,8 +105,8 @@ impl Deployment {
     ///
     /// # Errors
     /// Where the TPM refuses.
-    pub fn measured_boot(&self) -> Result<()> {
-        let log = fs::read(BOOT_LOG)?;
+    fn boot(&mut self, boot: Boot) -> Result<()> {
+        let log = fs::read(boot.log)?;
         let mut extensions = Vec::new();
         for event in EventLog::read(&log)?.events() {
             let event = event?;
@@ -96,6 +114,7 @@ impl Deployment {
                 extensions.push((event.pcr, digest.to_vec()));
             }
         }
+        self.boot_log = PathBuf::from(boot.log);
         self.extend(&extensions)
     }
 
@@ -115,8 +134,16 @@ impl Deployment {
     /// # Errors
     /// Where the TPM does not come back.
     pub fn reboot(&mut self) -> Result<()> {
+        self.reboot_into(GOOD)
+    }
+
+    /// Power off and on, and this boot.
+    ///
+    /// # Errors
+    /// Where the TPM does not come back.
+    pub fn reboot_into(&mut self, boot: Boot) -> Result<()> {
         self.tpm.power_cycle()?;
-        self.measured_boot()
+        self.boot(boot)
     }
 
     fn init(&self) -> Result<()> {
@@ -140,7 +167,7 @@ impl Deployment {
         let key = self.verifier_dir.join("verifier.pub.pem");
         let broker = self.verifier_dir.join("broker");
         let config = format!(
-            "tcti = {:?}\nstate_dir = {:?}\nboot_log = {BOOT_LOG:?}\nima_log = \"/nonexistent\"\nsweep_seconds = 1\n\
+            "tcti = {:?}\nstate_dir = {:?}\nima_log = \"/nonexistent\"\nsweep_seconds = 1\n\
              [broker]\naddress = \"127.0.0.1:{}\"\nenrolment_address = \"127.0.0.1:{}\"\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n[[verifier]]\nname = \"demo\"\nkey = {key:?}\n",
             self.tpm.tcti,
             self.state_dir,
@@ -191,11 +218,11 @@ impl Deployment {
         Ok(())
     }
 
-    /// Signs a release that lists `executables`, and has the verifier load it.
+    /// Signs a release of what is in `rootfs` and of one boot, and has the verifier load it.
     ///
     /// # Errors
     /// Where a program fails.
-    pub fn sign_release(&self, name: &str, rootfs: &Path) -> Result<()> {
+    pub fn sign_release(&self, name: &str, rootfs: &Path, boot: Boot) -> Result<()> {
         let file = |name: &str| self.dir.path().join(name).display().to_string();
         let key = file("maker.pem");
         let tool = |arguments: &[&str]| -> Result<()> {
@@ -217,7 +244,9 @@ impl Deployment {
             "--rootfs",
             &rootfs,
             "--boot-log",
-            BOOT_LOG,
+            boot.log,
+            "--cmdline",
+            boot.command_line,
             "--product",
             PRODUCT,
             "--release",
@@ -254,7 +283,7 @@ impl Deployment {
     /// Where the program is missing.
     pub fn attester_command(&self, arguments: &[&str]) -> Result<Command> {
         let attester = program("attester")?.get_program().to_owned();
-        let mut command = isolated();
+        let mut command = self.isolated();
         command.arg(attester).arg(arguments[0]).arg("--config").arg(&self.config).args(&arguments[1..]);
         Ok(command)
     }
@@ -265,16 +294,33 @@ impl Deployment {
     /// Where it cannot be started.
     pub fn attester_once_beside(&self, other: &Path) -> Result<Output> {
         let attester = program("attester")?.get_program().to_owned();
-        let mut command = isolated();
+        let mut command = self.isolated();
         command.args(["sh", "-c", "\"$1\" 60 & exec \"$2\" once --config \"$3\"", "sh"]);
         Ok(command.arg(other).arg(attester).arg(&self.config).output()?)
     }
 
-    /// Signs a release of exactly what these tests run on the device: the attester, a shell, and their libraries.
+    /// A PID namespace with a /proc of its own: what runs on the machine beside the test is not on the device.
+    fn isolated(&self) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.env("COUNTERSIGN_ATTESTER__BOOT_LOG", &self.boot_log);
+        command
+    }
+
+    /// Signs a release of exactly what these tests run on the device, the attester, a shell, and their libraries, on a
+    /// good boot.
     ///
     /// # Errors
     /// Where a file cannot be copied.
     pub fn sign_release_of_the_device(&self) -> Result<()> {
+        self.sign_release_booted("1.0", GOOD)
+    }
+
+    /// The same, with this name and on this boot.
+    ///
+    /// # Errors
+    /// Where a file cannot be copied.
+    pub fn sign_release_booted(&self, name: &str, boot: Boot) -> Result<()> {
         let root = self.dir.path().join("rootfs");
         let attester = PathBuf::from(program("attester")?.get_program());
         for file in [attester, PathBuf::from("/bin/sh"), PathBuf::from("/bin/sleep")] {
@@ -284,7 +330,7 @@ impl Deployment {
                 fs::copy(&file, copy).with_context(|| format!("cannot copy {}", file.display()))?;
             }
         }
-        self.sign_release("1.0", &root)
+        self.sign_release(name, &root, boot)
     }
 
     /// Runs `verifier` with its configuration, to its end.
@@ -420,13 +466,6 @@ pub fn program(name: &str) -> Result<Command> {
     let test = std::env::current_exe()?;
     let file = test.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|file| file.is_file());
     Ok(Command::new(file.with_context(|| format!("{name} is not built: cargo build --workspace --bins"))?))
-}
-
-/// A PID namespace with a /proc of its own: what runs on the machine beside the test is not on the device.
-fn isolated() -> Command {
-    let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
-    command
 }
 
 /// Shared libraries of a program, with the one that libtss2 loads by name.

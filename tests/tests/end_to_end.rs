@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use anyhow::Context as _;
-use devices::deployment::{BOOT_LOG, Deployment, PRODUCT, succeeded};
+use devices::deployment::{CHANGED, Deployment, GOOD, PRODUCT, succeeded};
 
 type Done = anyhow::Result<()>;
 
@@ -25,6 +25,10 @@ fn implant(dir: &Path) -> anyhow::Result<(std::path::PathBuf, String)> {
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let digest = evidence::pcr::sha256(&fs::read(&path)?);
     Ok((path, data_encoding::HEXLOWER.encode(&digest)))
+}
+
+fn codes(device: &serde_json::Value) -> Vec<&str> {
+    device["causes"].as_array().into_iter().flatten().filter_map(|cause| cause["code"].as_str()).collect()
 }
 
 fn exit(output: &std::process::Output) -> String {
@@ -138,10 +142,82 @@ fn a_revoked_device_is_contraindicated_at_once_and_approval_ends_it() -> Done {
 }
 
 #[test]
+fn a_boot_that_no_release_has_rules_for_is_judged_anew_once_one_has_and_its_log_is_sent_once() -> Done {
+    let (mut deployment, id) = enrolled_and_approved()?;
+    let once = deployment.attester(&["once"])?;
+    assert_eq!(once.status.code(), Some(0), "{}", exit(&once));
+    let device = deployment.verifier_json(&["device", &id])?;
+    assert_eq!(device["release"], "1.0");
+    assert_eq!((&device["boot"]["secure_boot"], &device["boot"]["events"]), (&false.into(), &38.into()));
+    assert_eq!(device["boot"]["command_line"], GOOD.command_line);
+    let tolerated = device["tolerated"].as_array().unwrap();
+    assert!(tolerated.contains(&"boot.unprotected".into()), "nothing protects that kernel: {tolerated:?}");
+
+    deployment.reboot_into(CHANGED)?;
+    let once = deployment.attester(&["once"])?;
+    assert_eq!(once.status.code(), Some(4), "{}", exit(&once));
+    let device = deployment.verifier_json(&["device", &id])?;
+    assert!(codes(&device).contains(&"boot.command-line"), "{}", device["causes"]);
+    assert_eq!(device["boot"]["command_line"], serde_json::Value::Null, "no text that was proved");
+
+    deployment.sign_release_booted("2.0", CHANGED)?;
+    deployment.eventually("read", || Ok(deployment.http("/v1/reference-values")?.contains("\"2.0\"")))?;
+    // A log that is gone cannot be sent again.
+    let mut once = deployment.attester_command(&["once"])?;
+    let once = once.env("COUNTERSIGN_ATTESTER__BOOT_LOG", "/nonexistent").output()?;
+    assert_eq!(once.status.code(), Some(0), "{}", exit(&once));
+    let device = deployment.verifier_json(&["device", &id])?;
+    assert_eq!((&device["release"], &device["boot"]["command_line"]), (&"2.0".into(), &CHANGED.command_line.into()));
+    Ok(())
+}
+
+/// Entries of an IMA list as they stand in it, and what each extends.
+fn ima_entries(bytes: &[u8]) -> anyhow::Result<Vec<(&[u8], (u32, Vec<u8>))>> {
+    let mut start = 0;
+    let mut entries = Vec::new();
+    for entry in evidence::ima::entries(bytes) {
+        let entry = entry?;
+        entries.push((&bytes[start..entry.end], (entry.pcr, entry.extended_sha256().to_vec())));
+        start = entry.end;
+    }
+    Ok(entries)
+}
+
+#[test]
+fn a_kernel_that_another_one_started_without_a_boot_is_told() -> Done {
+    let list = fs::read(Path::new(GOOD.log).with_file_name("ima.bin"))?;
+    let entries = ima_entries(&list)?;
+    // Another kernel's list begins with boot_aggregate of the same PCRs, and has fewer entries.
+    let (second, extensions): (Vec<_>, Vec<_>) = entries[..4].iter().cloned().unzip();
+    let second = second.concat();
+    for (what, after) in [("a list of its own", second.clone()), ("the list of both", [&list[..], &second].concat())] {
+        let (deployment, id) = enrolled_and_approved()?;
+        let file = deployment.state_dir.with_extension("ima");
+        let once = |list: &[u8]| -> anyhow::Result<serde_json::Value> {
+            fs::write(&file, list)?;
+            let once = deployment.attester_command(&["once"])?.env("COUNTERSIGN_ATTESTER__IMA_LOG", &file).output()?;
+            assert_eq!(once.status.code(), Some(4), "no release lists what ran there: {what}: {}", exit(&once));
+            deployment.verifier_json(&["device", &id])
+        };
+        deployment.extend(&entries.iter().map(|(_, extension)| extension.clone()).collect::<Vec<_>>())?;
+        assert!(!codes(&once(&list)?).contains(&"boot.kexec"), "{what}");
+        deployment.extend(&extensions)?;
+        let device = once(&after)?;
+        assert!(codes(&device).contains(&"boot.kexec"), "{what}: {}", device["causes"]);
+        let broken = ["log.mismatch", "log.incomplete"];
+        assert!(codes(&device).iter().all(|code| !broken.contains(code)), "{what}: {}", device["causes"]);
+        // It stays told, and the list goes on.
+        let device = once(&after)?;
+        assert!(codes(&device).contains(&"boot.kexec"), "{what}: {}", device["causes"]);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_real_ima_list_leads_to_the_quote_and_every_file_in_it_is_judged() -> Done {
     let (mut deployment, id) = enrolled_and_approved()?;
     // The list of the boot whose log the TPM was extended with: its boot_aggregate is of these PCRs.
-    let list = Path::new(BOOT_LOG).with_file_name("ima.bin");
+    let list = Path::new(GOOD.log).with_file_name("ima.bin");
     let bytes = fs::read(&list)?;
     let entries: Vec<_> = evidence::ima::entries(&bytes).collect::<Result<_, _>>()?;
     let extensions: Vec<_> = entries.iter().map(|entry| (entry.pcr, entry.extended_sha256().to_vec())).collect();
