@@ -471,6 +471,37 @@ fn every_vector_has_its_outcome() {
     }
 }
 
+/// Of an encoder that shares no code with this one.
+#[test]
+fn boot_rules_of_a_second_implementation_read_as_they_were_meant() {
+    let bench = Bench::new();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/reference-values/boot-rules.signed");
+    let shown = bench.json(&format!("show {} --json", file.display()));
+    let rules = &shown["boot_rules"][0];
+    let hashed = |texts: &[&str]| {
+        let mut all = texts.iter().map(|text| sha256(text.as_bytes())).collect::<Vec<_>>();
+        all.sort();
+        serde_json::json!(all)
+    };
+    let kinds = rules["events"].as_array().unwrap().iter();
+    let kinds = kinds.map(|one| (one["pcr"].as_u64().unwrap(), one["rule"].as_str().unwrap())).collect::<Vec<_>>();
+    let expected = [(0, "sequences"), (1, "unjudged"), (4, "sequences"), (5, "any-of"), (9, "sequences")];
+    assert_eq!(kinds, expected);
+    let loaders = serde_json::json!([[], [sha256(b"loader"), sha256(b"kernel")]]);
+    assert_eq!(rules["events"][2]["sequences"], loaders);
+    let actions = &rules["events"][3];
+    assert_eq!(actions["digests"], hashed(&["called", "returned"]));
+    assert_eq!((&actions["at_least"], &actions["at_most"]), (&1.into(), &3.into()));
+    assert_eq!(rules["secure_boot"]["db"], hashed(&["db 1", "db 2"]));
+    assert_eq!(rules["secure_boot"]["dbx_at_least"], hashed(&["dbx 1", "dbx 2", "dbx 3"]));
+    assert_eq!(rules["command_lines"], serde_json::json!(["quiet root=/dev/sda2", "quiet root=PARTUUID=*"]));
+    assert_eq!(
+        (&rules["kernel"]["lockdown"], &rules["kernel"]["kexec"]),
+        (&"with-secure-boot".into(), &"file-only".into())
+    );
+    assert_eq!((&rules["attester_in"], &shown["ima_policies"][0]["measures_kexec"]), (&"initrd".into(), &true.into()));
+}
+
 #[test]
 fn help_has_examples_and_completions_are_there() {
     let bench = Bench::new();

@@ -31,6 +31,8 @@ def head(major, n):
 def cbor(value):
     if value is None:
         return b"\xf6"
+    if isinstance(value, bool):
+        return b"\xf5" if value else b"\xf4"
     if isinstance(value, int):
         return head(0, value) if value >= 0 else head(1, -1 - value)
     if isinstance(value, bytes):
@@ -70,11 +72,41 @@ def digest(value):
     return [[1, value]]
 
 
-def corim(change_corim=None, change_comid=None, values=None):
+def hashed(*texts):
+    return sorted(hashlib.sha256(text.encode()).digest() for text in texts)
+
+
+RULES = {
+    1: [
+        [0, 8, [0, [hashed("firmware 1"), hashed("firmware 2")]]],
+        [1, 0x80000002, [2]],
+        [4, 0x80000003, [0, [[], hashed("loader") + hashed("kernel")]]],
+        [5, 0x80000007, [1, hashed("called", "returned"), 1, 3]],
+        [9, 6, [0, [hashed("initrd")]]],
+    ],
+    2: list(range(8)),
+    3: {0: True, 1: hashed("PK"), 2: hashed("KEK"), 3: hashed("db 1", "db 2"), 4: hashed("dbx 1", "dbx 2", "dbx 3")},
+    4: ["quiet root=/dev/sda2", "quiet root=PARTUUID=*"],
+    5: {0: "6.1.0-50-cloud-amd64", 1: False, 2: 2, 3: 1},
+    6: 0,
+}
+RULES[1][0][2][1].sort()
+
+
+def boot_rules(change=None):
+    return {0: "boot-rules", 1: {4: Tag(560, cbor(RULES | (change or {})))}}
+
+
+POLICY = {0: "ima-policy", 1: {2: [[1, hashed("policy")[0]]], 4: Tag(560, cbor({0: True})), 11: "/etc/ima/ima-policy"}}
+
+
+def corim(change_corim=None, change_comid=None, values=None, rules=None, last=None):
     name = "acme/gateway@4.2.0"
     files = sorted((hashlib.sha256(path.encode()).digest(), path) for path in ("/usr/bin/gateway", "/usr/lib/libgw.so"))
     measurements = [{0: "boot", 1: {14: {0: digest(b"\x11" * 32), 4: digest(b"\x22" * 32), 7: digest(b"\x33" * 32)}}}]
+    measurements += rules or []
     measurements += [{0: "executable", 1: {2: digest(value), 11: path} | (values or {})} for value, path in files]
+    measurements += last or []
     comid = {1: {0: name, 1: 42}, 4: {0: [[{0: {1: "acme", 2: "gateway"}}, measurements]]}} | (change_comid or {})
     body = {
         0: name,
@@ -98,6 +130,12 @@ TRUST = [
 ]
 good = corim()
 by_maker = maker.sign1(good, "manufacturer")
+
+
+def attached(**content):
+    return maker.sign1(corim(**content), "manufacturer", attached=True)
+
+
 forged = bytearray(by_maker)
 forged[-1] ^= 1
 FILES = {
@@ -117,6 +155,12 @@ FILES = {
     "linked-tags.signed": (maker.sign1(corim(change_comid={3: []}), "manufacturer", True), 6, "concise-mid-tag holds key 3"),
     "masked-value.signed": (maker.sign1(corim(values={5: b"\0"}), "manufacturer", True), 6, "its digest and its path"),
     "other-profile.signed": (maker.sign1(corim({3: Tag(32, "tag:x,2026:y")}), "manufacturer", True), 6, "profile"),
+    "boot-rules.signed": (attached(rules=[boot_rules(), POLICY]), 0, ""),
+    "rules-after-files.signed": (attached(last=[boot_rules()]), 6, "stand in this order"),
+    "unordered-rules.signed": (attached(rules=[boot_rules({1: RULES[1][::-1]})]), 6, "event rules are not in ascending"),
+    "unjudged-code.signed": (attached(rules=[boot_rules({1: [[4, 8, [2]]]})]), 6, "which carry no code"),
+    "unknown-rule.signed": (attached(rules=[boot_rules({7: 0})]), 6, "boot-rules holds key 7"),
+    "unbound-attester.signed": (attached(rules=[boot_rules({6: 1})]), 6, "roothash="),
     "trailing-byte.signed": (bundle(good, by_maker) + b"\0", 6, "bytes follow the end"),
     "truncated.signed": (bundle(good, by_maker)[:-1], 6, "malformed"),
     "nested.signed": (b"\x81" * 1000 + b"\0", 6, "nested too deeply"),
