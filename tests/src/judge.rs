@@ -179,12 +179,20 @@ pub fn references(release: &str, executables: &[(&str, [u8; 32])], boot: &[(u8, 
 /// One signed release with the trust that its signer has.
 #[must_use]
 pub fn signed(release: &str, executables: &[(&str, [u8; 32])], boot: &[(u8, [u8; 32])]) -> (SignedRelease, Trust) {
-    let random = SystemRandom::new();
     let executables =
         executables.iter().map(|(path, digest)| Executable { digest: *digest, path: (*path).to_owned() }).collect();
     let boots =
         if boot.is_empty() { vec![] } else { vec![BootPcrs::new(boot.iter().copied().collect()).expect("PCRs")] };
-    let release = Release::new(PRODUCT, release, 1, executables, boots).expect("a release");
+    sign(Release::new(PRODUCT, release, 1, executables, boots).expect("a release"))
+}
+
+/// A release, signed by its manufacturer.
+///
+/// # Panics
+/// Where the system has no randomness.
+#[must_use]
+pub fn sign(release: Release) -> (SignedRelease, Trust) {
+    let random = SystemRandom::new();
     let key = SigningKey::from_pem(&SigningKey::generate(&random).expect("randomness")).expect("own key");
     let signed = SignedRelease::unsigned(release).sign(&key, Role::Manufacturer, &random).expect("signs");
     let mut trust = Trust::default();

@@ -4,7 +4,8 @@
 use evidence::{
     claims::{AttesterClaim, Claims, Committed, DeviceId, LogClaim, LogKind, Nonce, Nonces, PROFILE, QuoteClaim, Why},
     envelope::{DeviceKeys, Unsigned},
-    pcr::{PcrValues, extend_sha256, sha256},
+    eventlog::EventLog,
+    pcr::{HashAlgorithm, PcrValues, extend_sha256, sha256},
     runtime_log::{self, Entry, Flags, Kind},
     tpm::{AkPublic, Counters, P256Point, tpm2b},
 };
@@ -54,6 +55,10 @@ pub struct SoftwareDevice {
     pub qualified_signer: [u8; 34],
     /// Why it says it attests.
     pub why: Why,
+    /// Whether the quote says that the TPM's clock was shut down in an orderly way.
+    pub safe: bool,
+    /// Firmware version that the quote states.
+    pub firmware: u64,
 }
 
 impl SoftwareDevice {
@@ -82,6 +87,8 @@ impl SoftwareDevice {
             quoted_pcrs: 0xFFFF,
             qualified_signer: ak.qualified_name(),
             why: Why::Request,
+            safe: true,
+            firmware: 0x2019_1023_0016_3636,
         }
     }
 
@@ -115,6 +122,29 @@ impl SoftwareDevice {
         self.ima_from = 0;
     }
 
+    /// Starts another kernel without a boot: IMA's list begins anew, and no PCR does.
+    pub fn kexec(&mut self) {
+        self.ima.clear();
+        self.ima_from = 0;
+    }
+
+    /// Loses the runtime log, which begins anew from where its PCR is.
+    pub fn lose_runtime_log(&mut self) {
+        self.runtime.clear();
+    }
+
+    /// Boots as this log says: PCRs as it leads to.
+    ///
+    /// # Panics
+    /// For a log that cannot be read.
+    pub fn boots_by(&mut self, log: &[u8]) {
+        let replay = EventLog::read(log).expect("a log").replay(Some(HashAlgorithm::Sha256)).expect("a whole log");
+        for (value, pcr) in self.pcrs.iter_mut().zip(0..) {
+            *value = replay.sha256(pcr).unwrap_or_default();
+        }
+        self.boot_log = Some(log.to_vec());
+    }
+
     /// Time passes, for the TPM's clock too.
     pub fn pass(&mut self, seconds: u64) {
         self.counters.clock += seconds * 1000;
@@ -143,8 +173,13 @@ impl SoftwareDevice {
 
     /// Runs a program under the kernel's IMA: appends an `ima-ng` entry to its list, and extends PCR 10.
     pub fn measure(&mut self, path: &str, digest: [u8; 32]) {
+        self.measure_as("sha256", path, &digest);
+    }
+
+    /// The same with a digest of another algorithm.
+    pub fn measure_as(&mut self, algorithm: &str, path: &str, digest: &[u8]) {
         let field = |content: &[u8]| [&(content.len() as u32).to_le_bytes()[..], content].concat();
-        let digest = [&b"sha256:\0"[..], &digest].concat();
+        let digest = [algorithm.as_bytes(), b":\0", digest].concat();
         let data = [field(&digest), field(&[path.as_bytes(), b"\0"].concat())].concat();
         let sha1 = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &data);
         self.ima.push([&10_u32.to_le_bytes()[..], sha1.as_ref(), &field(b"ima-ng"), &field(&data)].concat());
@@ -213,8 +248,8 @@ impl SoftwareDevice {
         out.extend(self.counters.clock.to_be_bytes());
         out.extend(self.counters.reset.to_be_bytes());
         out.extend(self.counters.restart.to_be_bytes());
-        out.push(1);
-        out.extend(0x2019_1023_0016_3636_u64.to_be_bytes());
+        out.push(u8::from(self.safe));
+        out.extend(self.firmware.to_be_bytes());
         out.extend(1_u32.to_be_bytes());
         out.extend([0, 0x0B, 3]);
         out.extend(&self.quoted_pcrs.to_le_bytes()[..3]);
