@@ -31,6 +31,8 @@ pub const GOOD: Boot = Boot {
     log: concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/qemu-good1/eventlog.bin"),
     command_line: "console=ttyS0 panic=-1 quiet ima_policy=tcb ima_template=ima-ng ima_hash=sha256",
 };
+/// The log of [`GOOD`].
+pub const BOOT_LOG: &str = GOOD.log;
 /// Another command line in the same unified kernel image.
 pub const CHANGED: Boot = Boot {
     log: concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/qemu-cmdline/eventlog.bin"),
@@ -218,11 +220,15 @@ impl Deployment {
         Ok(())
     }
 
-    /// Signs a release of what is in `rootfs` and of one boot, and has the verifier load it.
+    /// Signs a release of what is in `rootfs` and of a good boot, and has the verifier load it.
     ///
     /// # Errors
     /// Where a program fails.
-    pub fn sign_release(&self, name: &str, rootfs: &Path, boot: Boot) -> Result<()> {
+    pub fn sign_release(&self, name: &str, rootfs: &Path) -> Result<()> {
+        self.sign_release_on(name, rootfs, GOOD)
+    }
+
+    fn sign_release_on(&self, name: &str, rootfs: &Path, boot: Boot) -> Result<()> {
         let file = |name: &str| self.dir.path().join(name).display().to_string();
         let key = file("maker.pem");
         let tool = |arguments: &[&str]| -> Result<()> {
@@ -330,7 +336,7 @@ impl Deployment {
                 fs::copy(&file, copy).with_context(|| format!("cannot copy {}", file.display()))?;
             }
         }
-        self.sign_release(name, &root, boot)
+        self.sign_release_on(name, &root, boot)
     }
 
     /// Runs `verifier` with its configuration, to its end.
