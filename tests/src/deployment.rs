@@ -31,8 +31,6 @@ pub const GOOD: Boot = Boot {
     log: concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/qemu-good1/eventlog.bin"),
     command_line: "console=ttyS0 panic=-1 quiet ima_policy=tcb ima_template=ima-ng ima_hash=sha256",
 };
-/// The log of [`GOOD`].
-pub const BOOT_LOG: &str = GOOD.log;
 /// Another command line in the same unified kernel image.
 pub const CHANGED: Boot = Boot {
     log: concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/qemu-cmdline/eventlog.bin"),
