@@ -499,6 +499,7 @@ mod tests {
     use serde_cbor::Value;
 
     use super::*;
+    use crate::information::Notice;
 
     fn finding(code: Code, number: u64) -> Finding {
         Finding { code, detail: number.to_string(), since: number }
@@ -525,7 +526,7 @@ mod tests {
             not_older_than: 90,
             cleared: Some(8),
             compromised: vec![finding(Code::RuntimeTextChanged, 9)],
-            information: vec![],
+            information: vec![Information { code: Notice::BootResumed, detail: "once".into(), since: 10 }],
         }
     }
 
@@ -536,6 +537,24 @@ mod tests {
         state.boot.keeps_pace(1, &when);
         state.boot.cover(true, false, &when);
         state.boot = state.boot.resumed(&Counters { reset: 1, restart: 9, clock: 10 });
+        state.boot.boot_log = Some(BootLogFacts {
+            secure_boot: Some(true),
+            command_line: Some("quiet".into()),
+            later_pcrs: vec![PcrValue { pcr: 11, value: [2; 32] }],
+            ..BootLogFacts::default()
+        });
+        state.boot.judged = vec![JudgedRelease {
+            release: "1.0".into(),
+            rules: 1,
+            violations: vec![Violation { code: Code::BootSeparator, detail: "PCR 7 has no separator".into() }],
+            broken: 1,
+            vendor_events: vec!["PCR 1".into()],
+            command_line: Some("quiet".into()),
+            kernel: Some("6.1".into()),
+        }];
+        state.boot.log_wanted = true;
+        state.boot.kexec = Some(Beginnings { ima: [3; 32], runtime: Some([4; 32]) });
+        state.boot.ima_policy = Some([5; 32]);
         state.boot.set_explained(Anchor { runtime: Track::from_start([1; 32]), ima: state.boot.ima }, false);
         let bytes = serde_cbor::to_vec(&state).unwrap();
         assert_eq!(serde_cbor::from_slice::<DeviceState>(&bytes).unwrap(), state);
@@ -544,12 +563,38 @@ mod tests {
     #[test]
     fn a_state_from_before_the_newer_fields_can_be_read() {
         let mut map: BTreeMap<String, Value> = serde_cbor::from_slice(&serde_cbor::to_vec(&state()).unwrap()).unwrap();
-        for newer in ["since", "not_older_than", "cleared", "compromised"] {
+        for newer in ["since", "not_older_than", "cleared", "compromised", "information"] {
             assert!(map.remove(newer).is_some(), "{newer}");
         }
         let read: DeviceState = serde_cbor::from_slice(&serde_cbor::to_vec(&map).unwrap()).unwrap();
-        let expected = DeviceState { since: 0, not_older_than: 0, cleared: None, compromised: vec![], ..state() };
+        let none = (vec![], vec![]);
+        let expected = DeviceState {
+            since: 0,
+            not_older_than: 0,
+            cleared: None,
+            compromised: none.0,
+            information: none.1,
+            ..state()
+        };
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn a_boot_from_before_rules_can_be_read_and_takes_no_room_for_them() {
+        let bytes = serde_cbor::to_vec(&state().boot).unwrap();
+        let map: BTreeMap<String, Value> = serde_cbor::from_slice(&bytes).unwrap();
+        let newer = ["judged", "log_wanted", "kexec", "ima_policy"];
+        assert!(newer.iter().all(|newer| !map.contains_key(*newer)), "{map:?}");
+        let old = BTreeMap::from([
+            ("digest", Value::Bytes(vec![1; 32])),
+            ("events", Value::Integer(2)),
+            ("runtime_start", Value::Bytes(vec![3; 32])),
+        ]);
+        let read: BootLogFacts = serde_cbor::from_slice(&serde_cbor::to_vec(&old).unwrap()).unwrap();
+        assert_eq!(
+            read,
+            BootLogFacts { digest: [1; 32], events: 2, runtime_start: [3; 32], ..BootLogFacts::default() }
+        );
     }
 
     #[test]

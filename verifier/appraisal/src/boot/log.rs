@@ -10,10 +10,12 @@ use evidence::{
     eventlog::{CommandLineEvent, Content, EV_SEPARATOR, Event, EventLog, Hex, Proof, Separator, event_type_name},
     pcr::{HashAlgorithm, PROFILE_PCRS, sha256},
 };
-use reference_values::boot_rules::{EventKey, SecureBootVariable, keys_of};
+use reference_values::boot_rules::{EventKey, Keys, SecureBootVariable, keys_of};
 
 /// Events that are judged: ten times what firmware, loader and kernel of a full server leave behind.
 const MAX_EVENTS: usize = 8192;
+/// Command lines that are judged: each is held against every text that is known.
+const MAX_COMMAND_LINES: usize = 16;
 /// Longest command line that is kept, bytes: what Linux takes (COMMAND_LINE_SIZE).
 const MAX_COMMAND_LINE: usize = 4096;
 /// What firmware measures while a debugger may be attached (Platform Firmware Profile §3.3.4.8).
@@ -27,6 +29,8 @@ pub(crate) struct BootLog<'a> {
     pub(super) variables: Vec<Setup<'a>>,
     pub(super) command_lines: Vec<CommandLineAt<'a>>,
     pub(super) debugger: Vec<Measured<'a>>,
+    /// Whether secure boot was on, in user mode and with a platform key; `None` where the log does not prove it either way.
+    pub(super) secure_boot: Option<bool>,
     /// Number of events, those that extend nothing included.
     pub(super) len: usize,
 }
@@ -50,6 +54,8 @@ pub(super) struct Setup<'a> {
     pub(super) measured: Measured<'a>,
     pub(super) variable: SecureBootVariable,
     pub(super) data: &'a [u8],
+    /// Entries of a signature database; `None` where it does not decode.
+    pub(super) keys: Option<Keys>,
 }
 
 /// The command line, where the log says that it is measured.
@@ -73,6 +79,7 @@ impl<'a> BootLog<'a> {
             variables: Vec::new(),
             command_lines: Vec::new(),
             debugger: Vec::new(),
+            secure_boot: None,
             len: 0,
         };
         let debugger = sha256(DEBUGGER);
@@ -86,6 +93,10 @@ impl<'a> BootLog<'a> {
                 sorted.sort(measured, &debugger);
             }
         }
+        if sorted.command_lines.len() > MAX_COMMAND_LINES {
+            return Err(format!("it has more than {MAX_COMMAND_LINES} command lines"));
+        }
+        sorted.secure_boot = sorted.secure_boot();
         Ok(sorted)
     }
 
@@ -103,30 +114,39 @@ impl<'a> BootLog<'a> {
             let text = line.text().filter(|text| text.len() <= MAX_COMMAND_LINE);
             self.command_lines.push(CommandLineAt { measured, event: line, text });
         } else if let Some((variable, data)) = SecureBootVariable::of(&event) {
-            self.variables.push(Setup { measured, variable, data });
+            let database = matches!(
+                variable,
+                SecureBootVariable::Pk | SecureBootVariable::Kek | SecureBootVariable::Db | SecureBootVariable::Dbx
+            );
+            let keys = if database { keys_of(data).ok() } else { None };
+            self.variables.push(Setup { measured, variable, data, keys });
         } else {
             let key = EventKey { pcr, event_type: event.event_type };
             self.events.entry(key).or_default().push(measured);
         }
     }
 
-    /// The data of this variable, where the log has it once.
-    pub(super) fn variable(&self, variable: SecureBootVariable) -> Option<&'a [u8]> {
+    /// This variable, where the log has it once.
+    fn variable(&self, variable: SecureBootVariable) -> Option<&Setup<'a>> {
         let mut all = self.variables.iter().filter(|setup| setup.variable == variable);
-        all.next().filter(|_| all.next().is_none()).map(|setup| setup.data)
+        all.next().filter(|_| all.next().is_none())
     }
 
-    /// Whether secure boot was on, in user mode and with a platform key; `None` where the log does not prove it either way.
-    pub(crate) fn secure_boot(&self) -> Option<bool> {
-        let on = self.variable(SecureBootVariable::SecureBoot)? == [1];
+    fn secure_boot(&self) -> Option<bool> {
+        let on = self.variable(SecureBootVariable::SecureBoot)?.data == [1];
         // Firmware that does not measure the mode cannot be in another than user mode with secure boot on (UEFI §32.3).
         let off = |mode| {
             let measured = self.variables.iter().any(|setup| setup.variable == mode);
-            !measured || self.variable(mode) == Some(&[0])
+            !measured || self.variable(mode).is_some_and(|setup| setup.data == [0])
         };
         let user_mode = off(SecureBootVariable::SetupMode) && off(SecureBootVariable::AuditMode);
-        let platform_key = self.variable(SecureBootVariable::Pk).and_then(|data| keys_of(data).ok());
+        let platform_key = self.variable(SecureBootVariable::Pk).and_then(|setup| setup.keys.as_ref());
         Some(on && user_mode && platform_key.is_some_and(|keys| !keys.is_empty()))
+    }
+
+    /// Where this PCR's first separator is.
+    pub(super) fn closed_at(&self, pcr: u8) -> Option<usize> {
+        self.separators.iter().find(|closed| closed.measured.pcr == pcr).map(|closed| closed.measured.event.index)
     }
 
     /// The command line that the log itself proves, where it proves one.

@@ -85,7 +85,7 @@ fn replay(bytes: &[u8], log: &BootLog<'_>, pcrs: &PcrValues, against: &Against<'
         digest: sha256(bytes),
         events: u64::try_from(replay.events).unwrap_or(u64::MAX),
         runtime_start: replay.sha256(u32::from(against.runtime_pcr)).unwrap_or([0; 32]),
-        secure_boot: log.secure_boot(),
+        secure_boot: log.secure_boot,
         command_line: log.command_line().map(str::to_owned),
         later_pcrs: later.collect(),
     })

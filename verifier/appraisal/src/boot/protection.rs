@@ -33,7 +33,9 @@ pub(crate) fn missing(known: &Known<'_>) -> Vec<&'static str> {
             Lockdown::OnRequest => told.lockdown,
             Lockdown::Absent => false,
         };
-    let modules = kernel.modules_signed || told.sig_enforce || told.no_modules;
+    // A kernel that can lock itself down checks signatures, and does so where it is locked (security/lockdown/Kconfig).
+    let checks = kernel.lockdown != Lockdown::Absent && told.sig_enforce;
+    let modules = kernel.modules_signed || told.no_modules || checks || locked;
     let kexec = told.no_kexec
         || match kernel.kexec {
             Kexec::Absent => true,
@@ -43,7 +45,7 @@ pub(crate) fn missing(known: &Known<'_>) -> Vec<&'static str> {
         };
     let mut missing = Vec::new();
     if !modules {
-        missing.push("module signatures (CONFIG_MODULE_SIG_FORCE, or `module.sig_enforce=1` on the command line)");
+        missing.push("module signatures (CONFIG_MODULE_SIG_FORCE, or `module.sig_enforce=1` on the command line of a kernel that can lock itself down)");
     }
     if !locked {
         missing.push("lockdown (`lockdown=integrity` on the command line of a kernel that has it, or secure boot where it follows that)");
@@ -151,8 +153,8 @@ mod tests {
     fn each_of_the_three_has_to_be_shown() {
         let distribution = kernel(false, Lockdown::WithSecureBoot, Kexec::Any);
         assert_eq!(lacks(&distribution, "quiet", false, false), ["module", "lockdown", "kexec"]);
-        assert_eq!(lacks(&distribution, "quiet", true, false), ["module", "kexec"]);
-        assert_eq!(lacks(&distribution, "quiet module.sig_enforce=1", true, true), [""; 0]);
+        assert_eq!(lacks(&distribution, "quiet", true, false), ["kexec"]);
+        assert_eq!(lacks(&distribution, "quiet", true, true), [""; 0]);
         // Without lockdown, kexec_load hands over memory that nothing measures.
         assert_eq!(lacks(&distribution, "module.sig_enforce", false, true), ["lockdown", "kexec"]);
         assert_eq!(lacks(&kernel(true, Lockdown::Always, Kexec::Absent), "", false, false), [""; 0]);

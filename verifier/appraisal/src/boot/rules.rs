@@ -8,8 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use evidence::eventlog::{Hex, Separator, event_type_name};
-use reference_values::boot_rules::{BootRules, EventKey, EventRule, Keys, SecureBootVariable, keys_of};
+use evidence::eventlog::{EV_EFI_EVENT_BASE, Hex, Separator, event_type_name};
+use reference_values::boot_rules::{BootRules, EventKey, EventRule, Keys, SecureBootVariable};
 
 use super::log::{BootLog, CommandLineAt, Measured, one, type_name};
 use crate::{
@@ -116,8 +116,16 @@ impl What<'_> {
 
 const NO_RULE: &str = "no rule allows such an event";
 
+/// PCRs in which a digest may be anybody's: those for configuration, of UEFI firmware. U-Boot's `bootm` measures the
+/// kernel's command line into one of them.
+fn tolerant_pcrs(rules: &BootRules) -> &'static [u8] {
+    let by_uefi = rules.events().keys().any(|key| key.event_type >= EV_EFI_EVENT_BASE);
+    if by_uefi { &CONFIGURATION_PCRS } else { &[] }
+}
+
 /// Holds every event against the rule of its key. Returns what was tolerated of vendors' own events.
 fn events<'a>(log: &BootLog<'a>, rules: &BootRules, faults: &mut Faults<'a>) -> Vec<String> {
+    let tolerant = tolerant_pcrs(rules);
     let mut vendors = Vec::new();
     for (key, measured) in &log.events {
         match rules.events().get(key) {
@@ -132,10 +140,13 @@ fn events<'a>(log: &BootLog<'a>, rules: &BootRules, faults: &mut Faults<'a>) -> 
                     faults.missing(*key, None, measured.last().map(|last| last.event.index));
                 }
             }
-            Some(EventRule::Unjudged) if CONFIGURATION_PCRS.contains(&key.pcr) => {}
+            Some(EventRule::Unjudged) if tolerant.contains(&key.pcr) => {}
             Some(EventRule::Unjudged) | None => {
+                // A type that no standard names, before the separator that ends the firmware's own measurements.
+                let own_type = event_type_name(key.event_type).is_none() && tolerant.contains(&key.pcr);
+                let end = log.closed_at(key.pcr).filter(|_| own_type).unwrap_or(0);
                 for one in measured {
-                    if is_vendors(log, one) { vendors.push(*one) } else { faults.unlisted(*one, NO_RULE) }
+                    if one.event.index < end { vendors.push(*one) } else { faults.unlisted(*one, NO_RULE) }
                 }
             }
         }
@@ -149,16 +160,6 @@ fn events<'a>(log: &BootLog<'a>, rules: &BootRules, faults: &mut Faults<'a>) -> 
     }
     vendors.sort_by_key(|measured| measured.event.index);
     vendors.iter().take(MAX_VENDOR_EVENTS).map(Measured::describe).collect()
-}
-
-/// Whether an event without a rule is tolerated: of a type that no standard names, in a PCR for configuration, from before
-/// the separator that ends the firmware's own measurements there.
-fn is_vendors(log: &BootLog<'_>, measured: &Measured<'_>) -> bool {
-    let own_type = event_type_name(measured.event.event_type).is_none();
-    let closed = log.separators.iter().find(|closed| closed.measured.pcr == measured.pcr);
-    own_type
-        && CONFIGURATION_PCRS.contains(&measured.pcr)
-        && closed.is_some_and(|closed| measured.event.index < closed.measured.event.index)
 }
 
 /// All events of a key against the sequences that are allowed; of none, against the one that agrees the longest.
@@ -268,19 +269,18 @@ fn separators<'a>(log: &BootLog<'a>, rules: &BootRules, faults: &mut Faults<'a>)
 
 /// Secure boot's state, and the keys that it rests on.
 fn secure_boot<'a>(log: &BootLog<'a>, rules: &BootRules, faults: &mut Faults<'a>) {
-    let end = log.separators.iter().find(|closed| closed.measured.pcr == SECURE_BOOT_PCR);
-    let end = end.map_or(usize::MAX, |closed| closed.measured.event.index);
-    for (at, setup) in log.variables.iter().enumerate() {
-        let again = log.variables.iter().take(at).any(|earlier| earlier.variable == setup.variable);
-        if again {
+    let end = log.closed_at(SECURE_BOOT_PCR).unwrap_or(usize::MAX);
+    let mut seen = BTreeSet::new();
+    for setup in &log.variables {
+        if !seen.insert(setup.variable) {
             faults.unlisted(setup.measured, "measured a second time");
         } else if setup.measured.event.index > end {
             faults.unlisted(setup.measured, "measured after the separator");
         }
     }
     let rule = rules.secure_boot();
-    if rule.required && log.secure_boot() != Some(true) {
-        let state = match log.secure_boot() {
+    if rule.required && log.secure_boot != Some(true) {
+        let state = match log.secure_boot {
             Some(_) => "the log proves that it was off, in setup or audit mode, or without a platform key",
             None => "the log does not prove its state",
         };
@@ -314,11 +314,11 @@ fn database<'a>(
     let Some(setup) = log.variables.iter().find(|setup| setup.variable == variable) else {
         return faults.text(Code::BootMissingEvent, format!("PCR {SECURE_BOOT_PCR}: {name} is not measured"));
     };
-    let Ok(held) = keys_of(setup.data) else {
+    let Some(held) = &setup.keys else {
         return faults.unlisted(setup.measured, "its signature lists do not decode");
     };
     let at = setup.measured.event.index;
-    for entry in wrong(&held) {
+    for entry in wrong(held) {
         let text = format!("PCR {SECURE_BOOT_PCR}, event {at}, {name} {why}: sha256:{} of type and data", Hex(&entry));
         faults.list.push(Fault { at, code, what: What::Text(text) });
     }

@@ -139,7 +139,7 @@ fn a_boot_that_rules_were_made_from_breaks_none_of_them_and_tells_its_command_li
         let outcome = rules::judge(&read, &rules);
         assert_eq!((outcome.violations, outcome.vendor_events), (vec![], vec![]));
         assert_eq!(outcome.command_line.as_deref(), Some(TOLD));
-        assert_eq!(read.secure_boot(), Some(log == SECURE));
+        assert_eq!(read.secure_boot, Some(log == SECURE));
     }
     let both = rules_of(&[GOOD, SECURE]);
     assert!(codes(&Editor::of(GOOD), &both).is_empty() && codes(&Editor::of(SECURE), &both).is_empty());
@@ -503,6 +503,42 @@ fn thousands_of_events_are_judged_in_bounded_words_and_more_are_refused() {
     let printable = |told: &str| told.len() < 400 && !told.chars().any(char::is_control);
     assert!(judged.iter().all(|(_, told)| printable(told)), "{judged:?}");
     assert!(BootLog::read(&many(9000).bytes()).is_err());
+    let lines = log.changed(|entries| (0..20).for_each(|_| entries.push(entries[33].clone())));
+    assert!(BootLog::read(&lines.bytes()).err().unwrap().contains("16 command lines"));
+}
+
+#[test]
+fn where_firmware_is_no_uefi_a_configuration_pcr_has_the_command_line_and_tolerates_nothing() {
+    let log = include_bytes!("../../../../tests/vectors/boot/handmade/u-boot/eventlog.bin");
+    let read = EventLog::read(log).unwrap();
+    let (rules, _) = BootRules::from_logs(std::slice::from_ref(&read), Given::default()).unwrap();
+    let outcome = |bytes: &[u8]| rules::judge(&BootLog::read(bytes).unwrap(), &rules).violations;
+    assert_eq!(outcome(log), []);
+    let event =
+        read.events().map(Result::unwrap).find(|event| event.pcr == 1 && event.event_type != EV_SEPARATOR).unwrap();
+    let start = event.data.as_ptr() as usize - log.as_ptr() as usize;
+    let type_at =
+        log[..start].windows(8).rposition(|bytes| bytes == [[1, 0, 0, 0], event.event_type.to_le_bytes()].concat());
+    let mut relabelled = log.to_vec();
+    relabelled[type_at.unwrap() + 4..type_at.unwrap() + 8].copy_from_slice(&VENDOR.to_le_bytes());
+    assert!(outcome(&relabelled).iter().any(|fault| fault.code == Code::BootUnlistedEvent));
+}
+
+#[test]
+fn no_byte_of_a_log_makes_judging_fail() {
+    let rules = rules_of(&[SECURE]);
+    for at in 0..SECURE.len() {
+        for value in [0, 0x7F, 0xFF, SECURE[at] ^ 1] {
+            let mut bytes = SECURE.to_vec();
+            bytes[at] = value;
+            if let Ok(log) = BootLog::read(&bytes) {
+                let _ = rules::judge(&log, &rules);
+            }
+        }
+        if let Ok(log) = BootLog::read(&SECURE[..at]) {
+            assert!(rules::judge(&log, &rules).broken > 0, "cut at {at}");
+        }
+    }
 }
 
 #[test]
