@@ -245,7 +245,7 @@ impl Logs {
     fn take_boot_log(&mut self, held: &Held, bytes: &[u8]) {
         let digest = sha256(bytes);
         self.shown.boot_log = Some(digest);
-        if held.has_boot_log(&digest) {
+        if held.has_boot_log() {
             return;
         }
         let events = EventLog::read(bytes).map_or(0, |log| log.events().count() as u64);

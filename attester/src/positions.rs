@@ -73,9 +73,10 @@ impl Held {
         Self { ima: if another_kernel { 0 } else { self.ima }, ..self.clone() }
     }
 
-    /// Whether this boot log is held.
-    pub(crate) fn has_boot_log(&self, digest: &[u8; 32]) -> bool {
-        self.boot_log.as_deref() == Some(HEXLOWER.encode(digest).as_str())
+    /// Whether this boot's log is held. It led to the quoted PCRs, and they stay: whatever log a kernel shows later that
+    /// another one started, no other explains this boot.
+    pub(crate) const fn has_boot_log(&self) -> bool {
+        self.boot_log.is_some()
     }
 
     /// Whether the PCR values with this digest are held.
@@ -173,18 +174,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_acknowledged_is_not_sent_again_until_it_changes() {
+    fn what_is_acknowledged_is_not_sent_again_in_this_boot_and_pcrs_not_until_they_change() {
         let shown = Shown { boot_log: Some([1; 32]), pcrs: [2; 32], ..Shown::default() };
         let held = Held::after(&acknowledged(), &shown, false);
-        assert!(held.has_boot_log(&[1; 32]) && held.has_pcrs(&[2; 32]));
-        assert!(!held.has_boot_log(&[3; 32]) && !held.has_pcrs(&[3; 32]));
+        assert!(held.has_boot_log() && held.has_pcrs(&[2; 32]));
+        assert!(!held.has_pcrs(&[3; 32]));
+        let rebooted = held.in_boot(&Counters { reset: 8, ..COUNTERS }, 1, None);
+        assert!(!rebooted.has_boot_log(), "once a boot");
+    }
+
+    #[test]
+    fn a_verifier_that_lost_the_boot_log_alone_is_sent_it_with_the_next_evidence() {
+        let shown = Shown { boot_log: Some([1; 32]), pcrs: [2; 32], ..Shown::default() };
+        for incomplete in [false, true] {
+            let lost = Held::after(&Acknowledged { boot_log: false, ..acknowledged() }, &shown, incomplete);
+            assert!(!lost.has_boot_log());
+            assert_eq!((lost.runtime, lost.ima), (3, 5), "and no other log");
+        }
     }
 
     #[test]
     fn a_verifier_that_cannot_follow_is_sent_everything_that_it_was_not_sent_this_time() {
         let shown = Shown { boot_log: Some([1; 32]), pcrs: [2; 32], pcrs_attached: true, ..Shown::default() };
         let held = Held::after(&acknowledged(), &shown, true);
-        assert!(held.has_pcrs(&[2; 32]) && !held.has_boot_log(&[1; 32]));
+        assert!(held.has_pcrs(&[2; 32]) && !held.has_boot_log());
     }
 
     #[test]
