@@ -4,7 +4,7 @@ use evidence::{
     claims::{DeviceId, LogKind},
     envelope::{Attachment, Authentic},
     ima,
-    pcr::{PcrValues, extend_sha256},
+    pcr::{HashAlgorithm, PcrValues, extend_sha256},
     runtime_log::{self, Kind},
 };
 use reference_values::{ProductRef, ReferenceIndex};
@@ -306,6 +306,8 @@ impl Replay<'_> {
             if at > 0 {
                 self.find(Code::BootKexec, format!("a second boot_aggregate is entry {at} of IMA's list"));
             }
+        } else if is_buffer(&entry.fields) {
+            // Words of the kernel, which is judged by the boot: its version, its command line for kexec, its own state.
         } else if let Some(digest) = entry.fields.digest {
             match digest.bytes.try_into() {
                 Ok(digest) => self.files.all.push(MeasuredFile { digest, path, kind: "ima".into() }),
@@ -314,6 +316,14 @@ impl Replay<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether an entry is of memory that the kernel measured, and of no file. A template's name is not hashed, so that a list's
+/// author can call any entry `ima-buf`; the content of a file does not stand in its entry, and this does.
+fn is_buffer(fields: &ima::Fields<'_>) -> bool {
+    let (Some(buffer), Some(digest)) = (fields.buffer, fields.digest) else { return false };
+    let hash = HashAlgorithm::from_name(digest.algorithm).and_then(|algorithm| algorithm.hash(buffer));
+    hash.is_some_and(|hash| hash.as_ref() == digest.bytes)
 }
 
 /// Holds files against the releases of a product, and narrows down which release this is. `anew`: they were not there
@@ -402,4 +412,27 @@ fn narrow(releases: &mut Option<Vec<String>>, listing: &[String]) {
 /// A path as it may be shown: what is not printable ASCII is escaped, so that no name forges a line or a colour.
 fn printable(path: &[u8]) -> String {
     path.escape_ascii().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use evidence::{
+        ima::{DigestType, Fields, FileDigest},
+        pcr::sha256,
+    };
+
+    use super::*;
+
+    #[test]
+    fn only_an_entry_that_holds_what_was_hashed_is_of_memory_rather_than_of_a_file() {
+        let version = b"6.1.0-56-cloud-amd64";
+        let hash = sha256(version);
+        let digest = FileDigest { digest_type: DigestType::Ima, algorithm: "sha256", bytes: &hash };
+        let measured = Fields { digest: Some(digest), path: b"kernel_version", ..Fields::default() };
+        assert!(is_buffer(&Fields { buffer: Some(version), ..measured }));
+        // A file's entry with a signature, called ima-buf by who wrote the list.
+        assert!(!is_buffer(&Fields { buffer: Some(b"\x03\x02signature"), ..measured }));
+        assert!(!is_buffer(&Fields { buffer: Some(b""), ..measured }));
+        assert!(!is_buffer(&measured));
+    }
 }
