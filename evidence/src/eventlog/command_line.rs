@@ -69,16 +69,17 @@ impl<'a> Event<'a> {
     /// PCR 8), GRUB's `kernel_cmdline: ` in PCR 8. `None` too without a SHA-256 digest.
     #[must_use]
     pub fn command_line(&self) -> Option<CommandLineEvent<'a>> {
+        if !matches!((self.pcr, self.event_type), (9, EV_EVENT_TAG) | (8 | 11 | 12, EV_IPL)) {
+            return None;
+        }
         let digest = self.digest(HashAlgorithm::Sha256)?;
-        let (encoding, stated) = match (self.pcr, self.event_type, self.content()) {
-            (9, EV_EVENT_TAG, Content::Tagged(tagged)) if tagged.id == LOAD_OPTIONS_TAG => (Encoding::Wide, None),
-            (11, EV_IPL, Content::Words(words)) if words.is_wide(SECTION) && !words.is_name(digest) => {
-                (Encoding::Bytes, None)
-            }
-            (8, EV_IPL, Content::Words(words)) if words.label() == Some(Words::KERNEL_CMDLINE) => {
+        let (encoding, stated) = match (self.pcr, self.content()) {
+            (9, Content::Tagged(tagged)) if tagged.id == LOAD_OPTIONS_TAG => (Encoding::Wide, None),
+            (11, Content::Words(words)) if words.is_wide(SECTION) && !words.is_name(digest) => (Encoding::Bytes, None),
+            (8, Content::Words(words)) if words.label() == Some(Words::KERNEL_CMDLINE) => {
                 (Encoding::Bytes, Some(words.measured()))
             }
-            (8 | 12, EV_IPL, Content::Words(words))
+            (8 | 12, Content::Words(words))
                 if words.wide() && self.proof(HashAlgorithm::Sha256) == Proof::Whole && !words.is_name(digest) =>
             {
                 (Encoding::Wide, Some(words.bytes()))

@@ -173,7 +173,6 @@ impl<'a> Gpt<'a> {
             return Err(at_entries);
         }
         let entries = reader.take(count.checked_mul(entry_size).ok_or(at_entries)?)?;
-        reader.finish()?;
         Ok(Self { disk, entry_size, entries })
     }
 
