@@ -152,6 +152,7 @@ fn command_lines_of_every_loader_are_held_against_a_text() {
         ("systemd-boot", &[11, 9], "root=/dev/sda2 ro"),
         ("systemd-boot", &[12], "root=/dev/sda2 rw systemd.debug_shell"),
         ("u-boot-efi", &[9], "root=/dev/mmcblk0p2 ro"),
+        ("u-boot", &[1], "console=ttyAMA0 root=/dev/mmcblk0p2 ro"),
     ] {
         let bytes = handmade(name);
         let events = EventLog::read(&bytes).unwrap().events().map(Result::unwrap);

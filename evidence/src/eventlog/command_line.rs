@@ -6,10 +6,9 @@
 
 use super::{
     Event,
-    content::Proof,
-    content::{Content, Words},
-    event_type::{EV_EVENT_TAG, EV_IPL},
-    text::Utf16,
+    content::{Content, Proof, Words},
+    event_type::{EV_EVENT_TAG, EV_IPL, EV_PLATFORM_CONFIG_FLAGS},
+    text::{Utf16, without_nul},
 };
 use crate::pcr::{HashAlgorithm, sha256_of};
 
@@ -66,10 +65,13 @@ impl CommandLineEvent<'_> {
 impl<'a> Event<'a> {
     /// This event as a command line, where its place says that it is one: the load options of Linux's EFI stub in PCR 9,
     /// the content of systemd-stub's `.cmdline` section in PCR 11, its load options in PCR 12 (before version 252 in
-    /// PCR 8), GRUB's `kernel_cmdline: ` in PCR 8. `None` too without a SHA-256 digest.
+    /// PCR 8), GRUB's `kernel_cmdline: ` in PCR 8, U-Boot's `bootargs` in PCR 1. `None` too without a SHA-256 digest.
     #[must_use]
     pub fn command_line(&self) -> Option<CommandLineEvent<'a>> {
-        if !matches!((self.pcr, self.event_type), (9, EV_EVENT_TAG) | (8 | 11 | 12, EV_IPL)) {
+        if !matches!(
+            (self.pcr, self.event_type),
+            (9, EV_EVENT_TAG) | (8 | 11 | 12, EV_IPL) | (1, EV_PLATFORM_CONFIG_FLAGS)
+        ) {
             return None;
         }
         let digest = self.digest(HashAlgorithm::Sha256)?;
@@ -84,6 +86,7 @@ impl<'a> Event<'a> {
             {
                 (Encoding::Wide, Some(words.bytes()))
             }
+            (1, _) if self.u_boot => (Encoding::Bytes, Some(without_nul(self.data))),
             _ => return None,
         };
         Some(CommandLineEvent { encoding, digest, stated })

@@ -40,7 +40,7 @@ pub(super) fn entry<'a>(reader: &mut Reader<'a>, index: usize) -> Result<Event<'
     let at_name = reader.malformed("a name that is no text");
     let data = text(reader.take(NAME)?).ok_or(at_name)?;
     let banks = Banks { list: [bank; MAX_PCR_BANKS], count: 1 };
-    Ok(Event { index, pcr, event_type: EV_ACTION, data, digests, format: Format::Coreboot, banks })
+    Ok(Event { index, pcr, event_type: EV_ACTION, data, digests, format: Format::Coreboot, banks, u_boot: false })
 }
 
 /// The bank by vboot's name for it, `SHA256` for instance; id 0 for one that is not known. `None` where the digest is not

@@ -15,6 +15,8 @@ const SHA1_HEADER: usize = 32;
 /// Size of a crypto-agile event without digests and data: PCR, type, count, size.
 const AGILE_HEADER: usize = 16;
 const SHA1_LENGTH: usize = 20;
+/// Events among which U-Boot's own first one stands: only the firmware before it comes earlier.
+const FIRST_EVENTS: usize = 64;
 pub(super) const SPEC_ID_AGILE: &[u8; 16] = b"Spec ID Event03\0";
 
 /// Which format a log has.
@@ -99,6 +101,8 @@ pub struct Event<'a> {
     pub(super) digests: &'a [u8],
     pub(super) format: Format,
     pub(super) banks: Banks,
+    /// U-Boot wrote the log: what it measures stands elsewhere than other loaders'.
+    pub(super) u_boot: bool,
 }
 
 impl<'a> Event<'a> {
@@ -183,6 +187,7 @@ pub struct EventLog<'a> {
     banks: Banks,
     /// Where the bytes of one filling value begin that the log ends with.
     padding: usize,
+    u_boot: bool,
     header: Vec<Problem>,
 }
 
@@ -208,13 +213,17 @@ impl<'a> EventLog<'a> {
         if padding == 0 {
             return Err(Reader::new(WHAT, bytes).malformed("a log area without any event"));
         }
-        Ok(Self { bytes, format, banks, padding, header })
+        let mut log = Self { bytes, format, banks, padding, u_boot: false, header };
+        let first = log.events().take(FIRST_EVENTS).map_while(Result::ok);
+        log.u_boot = first.filter(|event| (event.pcr, event.event_type) == (0, EV_S_CRTM_VERSION)).any(by_u_boot);
+        Ok(log)
     }
 
     /// A table of coreboot, whose banks are those of its entries.
     fn coreboot(bytes: &'a [u8], count: usize) -> Self {
         let padding = coreboot::end(count);
-        let mut log = Self { bytes, format: Format::Coreboot, banks: Banks::NONE, padding, header: Vec::new() };
+        let mut log =
+            Self { bytes, format: Format::Coreboot, banks: Banks::NONE, padding, u_boot: false, header: Vec::new() };
         for (declared, _) in log.events().map_while(Result::ok).flat_map(|event| event.digests()) {
             log.banks.add(declared);
         }
@@ -241,7 +250,8 @@ impl<'a> EventLog<'a> {
         if self.format == Format::Coreboot {
             let _ = reader.take(coreboot::HEADER);
         }
-        Events { reader, format: self.format, banks: self.banks, padding: self.padding, next: 0, failed: false }
+        let Self { format, banks, padding, u_boot, .. } = *self;
+        Events { reader, format, banks, padding, u_boot, next: 0, failed: false }
     }
 
     /// Replays all banks that can be computed, or only one of them.
@@ -280,6 +290,11 @@ impl<'a> EventLog<'a> {
     }
 }
 
+/// Whether the root of trust's version is U-Boot's (`version_string`).
+fn by_u_boot(event: Event<'_>) -> bool {
+    event.data.starts_with(b"U-Boot ")
+}
+
 fn check_data(event: &Event<'_>, problems: &mut Vec<Problem>) {
     if !event.should_cover_data() {
         return;
@@ -300,6 +315,7 @@ pub struct Events<'a> {
     format: Format,
     banks: Banks,
     padding: usize,
+    u_boot: bool,
     next: usize,
     failed: bool,
 }
@@ -338,7 +354,7 @@ impl<'a> Iterator for Events<'a> {
         };
         self.failed = event.is_err();
         self.next = self.next.saturating_add(1);
-        Some(event)
+        Some(event.map(|event| Event { u_boot: self.u_boot, ..event }))
     }
 }
 
@@ -348,7 +364,7 @@ fn sha1_event<'a>(reader: &mut Reader<'a>, index: usize) -> Result<Event<'a>, Ma
     let event_type = reader.u32_le()?;
     let digests = reader.take(SHA1_LENGTH)?;
     let data = reader.sized_u32_le(usize::MAX)?;
-    Ok(Event { index, pcr, event_type, data, digests, format: Format::Sha1, banks: Banks::SHA1 })
+    Ok(Event { index, pcr, event_type, data, digests, format: Format::Sha1, banks: Banks::SHA1, u_boot: false })
 }
 
 /// TCG_PCR_EVENT2 (§10.2.2): each digest has the length that the Spec ID event states for its algorithm.
@@ -368,7 +384,7 @@ fn agile_event<'a>(reader: &mut Reader<'a>, index: usize, banks: Banks) -> Resul
     }
     let digests = reader.take(walk.at().saturating_sub(reader.at()))?;
     let data = reader.sized_u32_le(usize::MAX)?;
-    Ok(Event { index, pcr, event_type, data, digests, format: Format::CryptoAgile, banks })
+    Ok(Event { index, pcr, event_type, data, digests, format: Format::CryptoAgile, banks, u_boot: false })
 }
 
 /// TCG_EfiSpecIDEvent (§10.4.5.1); `at` is where its data stands in the log.

@@ -288,6 +288,16 @@ fn an_event_elsewhere_is_no_command_line() {
         let log = log(pcr, event_type, &data, &measured);
         assert!(event(&log).command_line().is_none(), "PCR {pcr} {}", Ascii(&data));
     }
+    // Only U-Boot measures it where other firmware has flags of its own.
+    let flags = |version: &[u8]| {
+        let event = |event_type, data| agile(u32::from(event_type != 8), event_type, &[(0xB, &sha256(data))], data);
+        [header(&[SHA256]), event(8, version), event(EV_PLATFORM_CONFIG_FLAGS, b"ro\0")].concat()
+    };
+    for (version, text) in [(&b"U-Boot 2024.10\0"[..], Some("ro")), (b"N40ET41W\0", None)] {
+        let log = flags(version);
+        let event = EventLog::read(&log).unwrap().events().nth(2).unwrap().unwrap();
+        assert_eq!(event.command_line().and_then(|line| line.text()).as_deref(), text);
+    }
     let old = sha1(8, EV_IPL, [1; 20], b"kernel_cmdline: ro");
     let old = EventLog::read(&old).unwrap().events().next().unwrap().unwrap();
     assert!(old.command_line().is_none(), "without a SHA-256 digest there is nothing to hold a text against");
