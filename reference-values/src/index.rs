@@ -398,6 +398,7 @@ mod tests {
 
     use super::ReferenceIndex;
     use crate::{
+        boot_rules::{BootRules, EventKey, EventRule, ImaPolicy, SecureBootRule},
         error::Unusable,
         key::{SigningKey, tests::new_key},
         release::{BootPcrs, Executable, Release},
@@ -484,6 +485,25 @@ mod tests {
         let seen = build(5).sequences();
         assert_eq!(build(5).check_not_older(&seen), Ok(()));
         assert!(matches!(build(4).check_not_older(&seen), Err(Unusable::Older { seen: 5, offered: 4, .. })));
+    }
+
+    #[test]
+    fn boot_rules_and_ima_policies_are_carried_and_a_policy_is_a_listed_file() {
+        let events = [(EventKey { pcr: 4, event_type: 5 }, EventRule::Sequences([vec![[1; 32]]].into()))];
+        let rules = BootRules::new(events.into(), [4].into(), SecureBootRule::default()).unwrap();
+        let policy = |i: u32| ImaPolicy { digest: digest(i), path: format!("/{i}"), measures_kexec: true };
+        // One of the policies is among the executables too, and still of one release only.
+        let policies = vec![policy(3), policy(7)];
+        let release = release("a", "1", 1, 0..5).with_boot_rules(vec![rules.clone()]).unwrap();
+        let release = release.with_ima_policies(policies.clone()).unwrap();
+        let index = ReferenceIndex::build(vec![verified_by(&new_key(), release)]).unwrap();
+        let product = index.product("a").unwrap();
+        let entry = product.newest().unwrap();
+        assert_eq!(entry.boot_rules(), [rules]);
+        assert!(policies.iter().all(|policy| entry.ima_policies().contains(policy)));
+        for listed in [3, 7] {
+            assert_eq!(product.executable(&digest(listed)).unwrap().len(), 1);
+        }
     }
 
     #[test]

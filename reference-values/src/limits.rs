@@ -20,7 +20,7 @@ pub const MAX_PROTECTED_HEADER: usize = 128;
 /// Sets of boot rules in one release: one covers all hardware that differs in what is measured; products that differ
 /// in more are few.
 pub const MAX_BOOT_RULES: usize = 16;
-/// Kinds of events (PCR and type) in one set of boot rules: 14 PCRs with the few types that each has.
+/// kinds of events (PCR and type) in one set of boot rules: 15 PCRs with the few types that each has.
 pub const MAX_EVENT_KEYS: usize = 256;
 /// Sequences of one kind of event: one for each log that the rules were made from, at most.
 pub const MAX_SEQUENCES: usize = 64;

@@ -348,7 +348,7 @@ mod tests {
     }
 
     fn key() -> impl Strategy<Value = EventKey> {
-        (0..15_u8, any::<u32>())
+        (0..16_u8, any::<u32>())
             .prop_map(|(pcr, event_type)| EventKey { pcr, event_type })
             .prop_filter("no rule can be for it", |key| key.may_be_ruled())
     }
@@ -382,7 +382,7 @@ mod tests {
     prop_compose! {
         fn rules()(
             events in prop::collection::btree_map(key(), rule(), 1..5),
-            separators in prop::collection::btree_set(0..15_u8, 0..5),
+            separators in prop::collection::btree_set(0..16_u8, 0..5),
             secure_boot in secure_boot(),
             lines in prop::collection::vec("(roothash=[a-z]{1,9} )?[ -~]{0,40}", 0..3),
             kernel in prop::option::of(kernel()),
@@ -444,7 +444,7 @@ mod tests {
             (events(&[unjudged(5, 8), unjudged(1, 8)]), vec![0x80]),
             // PCRs and types that no rule is for.
             (events(&[unjudged(10, 8)]), vec![0x80]),
-            (events(&[unjudged(15, 8)]), vec![0x80]),
+            (events(&[unjudged(16, 8)]), vec![0x80]),
             (events(&[unjudged(1, 3)]), vec![0x80]),
             (events(&[unjudged(1, 4)]), vec![0x80]),
             // A PCR of code that is not judged.
@@ -452,7 +452,7 @@ mod tests {
             // Separators twice, out of order, in a PCR that does not exist.
             (events(&[unjudged(1, 8)]), vec![0x82, 1, 1]),
             (events(&[unjudged(1, 8)]), vec![0x82, 1, 0]),
-            (events(&[unjudged(1, 8)]), vec![0x81, 15]),
+            (events(&[unjudged(1, 8)]), vec![0x81, 16]),
             // Only the empty sequence; none; no digest; more at least than at most; an unknown kind.
             (vec![0x81, 0x83, 0, 8, 0x82, 0, 0x81, 0x80], vec![0x80]),
             (vec![0x81, 0x83, 0, 8, 0x82, 0, 0x80], vec![0x80]),

@@ -12,17 +12,18 @@ use std::{
 use evidence::{
     Malformed,
     eventlog::{
-        Content, EV_ACTION, EV_EFI_ACTION, EV_EFI_GPT_EVENT, EV_EFI_GPT_EVENT2, EV_EFI_HANDOFF_TABLES,
-        EV_EFI_HANDOFF_TABLES2, EV_EFI_VARIABLE_BOOT, EV_EFI_VARIABLE_BOOT2, EV_IPL, EV_NONHOST_CONFIG,
-        EV_NONHOST_INFO, EV_OMIT_BOOT_DEVICE_EVENTS, EV_PLATFORM_CONFIG_FLAGS, EV_SEPARATOR, EV_TABLE_OF_DEVICES,
-        Event, EventLog, INITRD_TAG, Separator, event_type_name,
+        Content, EV_ACTION, EV_EFI_ACTION, EV_EFI_EVENT_BASE, EV_EFI_GPT_EVENT, EV_EFI_GPT_EVENT2,
+        EV_EFI_HANDOFF_TABLES, EV_EFI_HANDOFF_TABLES2, EV_EFI_VARIABLE_BOOT, EV_EFI_VARIABLE_BOOT2, EV_IPL,
+        EV_NONHOST_CONFIG, EV_NONHOST_INFO, EV_OMIT_BOOT_DEVICE_EVENTS, EV_PLATFORM_CONFIG_FLAGS, EV_SEPARATOR,
+        EV_TABLE_OF_DEVICES, Event, EventLog, INITRD_TAG, Separator, event_type_name,
     },
     pcr::{HashAlgorithm, sha256},
 };
 use thiserror::Error;
 
 use super::{
-    AttesterIn, BootRules, CommandLine, EventKey, EventRule, Kernel, Keys, SecureBootRule, SecureBootVariable, keys_of,
+    AttesterIn, BootRules, CommandLine, EventKey, EventRule, IMA_PCR, Kernel, Keys, LAST_PCR, SecureBootRule,
+    SecureBootVariable, keys_of,
 };
 use crate::release::Invalid;
 
@@ -88,7 +89,7 @@ pub enum NotGood {
         /// Its PCR.
         pcr: u32,
     },
-    /// Two separators, or one that no firmware measures.
+    /// Two separators, one in a PCR that firmware does not measure into, or one that says nothing known.
     #[error("event {index} is a second separator in PCR {pcr}, or not one that firmware measures")]
     OddSeparator {
         /// Position in the log.
@@ -102,6 +103,12 @@ pub enum NotGood {
     /// A debugger may have changed what ran.
     #[error("event {0} says \"UEFI Debug Mode\": a debugger could change what ran")]
     DebugMode(usize),
+    /// An event where none of a boot is.
+    #[error("event {0} extends PCR 10, which is IMA's and no boot's")]
+    ImaPcr(usize),
+    /// A variable that says two things, or says it too late.
+    #[error("event {0} measures a variable of Secure Boot a second time, or after the separator of PCR 7")]
+    OddVariable(usize),
     /// A signature database that is none.
     #[error("event {index} has a signature database that does not decode: {why}")]
     Database {
@@ -122,6 +129,12 @@ pub enum NotGood {
         /// Its PCR.
         pcr: u32,
     },
+    /// Another log has one.
+    #[error(
+        "no event measures the kernel's command line, which others of the logs have: build one release of these boots \
+         and one of those"
+    )]
+    NoCommandLine,
     /// No initrd to find the attester in.
     #[error("no event measures an initrd, so that the attester cannot be bound to one (--attester-in initrd)")]
     NoInitrd,
@@ -198,12 +211,18 @@ impl<'a> Boot<'a> {
         if event.event_type == EV_SEPARATOR {
             return self.separator(event);
         }
+        if event.pcr == u32::from(IMA_PCR) {
+            return Err(NotGood::ImaPcr(event.index));
+        }
         if event.pcr == 7 && is_debug_mode(event, &digest) {
             return Err(NotGood::DebugMode(event.index));
         }
         if event.command_line().is_some() {
             self.command_lines.push(*event);
         } else if let Some((which, data)) = SecureBootVariable::of(event) {
+            if self.separators.contains(&7) || self.variables.iter().any(|(_, known, _)| *known == which) {
+                return Err(NotGood::OddVariable(event.index));
+            }
             self.variables.push((event.index, which, data));
         } else if let Some(key) = EventKey::of(event) {
             self.initrd |= measures_initrd(event, &digest);
@@ -223,8 +242,8 @@ impl<'a> Boot<'a> {
             Content::Separator(Separator::Error(_)) => return Err(NotGood::ErrorSeparator { index, pcr }),
             _ => return Err(NotGood::OddSeparator { index, pcr }),
         }
-        let known = u8::try_from(pcr).is_ok_and(|pcr| self.separators.insert(pcr));
-        if known { Ok(()) } else { Err(NotGood::OddSeparator { index, pcr }) }
+        let first = u8::try_from(pcr).is_ok_and(|pcr| pcr <= LAST_PCR && self.separators.insert(pcr));
+        if first { Ok(()) } else { Err(NotGood::OddSeparator { index, pcr }) }
     }
 
     fn read_databases(&mut self) -> Result<(), NotGood> {
@@ -232,7 +251,7 @@ impl<'a> Boot<'a> {
         for &(index, which, data) in &self.variables {
             if matches!(which, Pk | Kek | Db | Dbx) {
                 let keys = keys_of(data).map_err(|why| NotGood::Database { index, why })?;
-                self.databases.entry(which).or_default().extend(keys);
+                self.databases.insert(which, keys);
             }
         }
         Ok(())
@@ -241,8 +260,7 @@ impl<'a> Boot<'a> {
     /// Whether Secure Boot was on, in user mode: images were checked, and nobody could set keys without being asked.
     fn secure_boot(&self) -> bool {
         use SecureBootVariable::{AuditMode, Pk, SecureBoot, SetupMode};
-        let mut states = self.variables.iter().filter(|(_, which, _)| *which == SecureBoot).peekable();
-        let on = states.peek().is_some() && states.all(|(_, _, data)| *data == [1]);
+        let on = self.variables.iter().any(|(_, which, data)| *which == SecureBoot && *data == [1]);
         let open = |(_, which, data): &(_, _, &[u8])| matches!(which, SetupMode | AuditMode) && *data != [0];
         on && !self.variables.iter().any(open) && self.databases.get(&Pk).is_some_and(|pk| !pk.is_empty())
     }
@@ -279,16 +297,17 @@ fn common_separators(boots: &[Boot<'_>]) -> Result<BTreeSet<u8>, Invalid> {
             return Err(Invalid::Log { number: ordinal(at), why: NotGood::NoSeparator(pcr) });
         }
     }
-    // PCRs that no rule is for are not judged.
-    Ok(all.into_iter().filter(|&pcr| pcr <= super::LAST_PCR).collect())
+    Ok(all)
 }
 
 fn event_rules(boots: &[Boot<'_>], told: &mut Vec<Generalised>) -> BTreeMap<EventKey, EventRule> {
     let keys = boots.iter().flat_map(|boot| boot.events.keys().copied()).collect::<BTreeSet<_>>();
+    // Other firmware measures what decides into the same PCRs: U-Boot the command line into PCR 1.
+    let by_uefi = keys.iter().any(|key| key.event_type >= EV_EFI_EVENT_BASE);
     let rules = keys.into_iter().map(|key| {
         let sequences = boots.iter().map(|boot| boot.digests(&key)).collect::<BTreeSet<_>>();
         let of_grub = boots.iter().filter_map(|boot| boot.events.get(&key)).all(|measured| measured.grub_commands);
-        let (rule, generalised) = event_rule(key, sequences, of_grub);
+        let (rule, generalised) = event_rule(key, sequences, of_grub, by_uefi);
         told.extend(generalised.map(|(what, why)| Generalised { key: Some(key), what, why }));
         (key, rule)
     });
@@ -300,9 +319,10 @@ fn event_rule(
     key: EventKey,
     sequences: BTreeSet<Vec<[u8; 32]>>,
     grub_commands: bool,
+    by_uefi: bool,
 ) -> (EventRule, Option<(String, &'static str)>) {
     let count = sequences.len();
-    if let Some(why) = unjudged(key, count) {
+    if let Some(why) = unjudged(key, count).filter(|_| by_uefi) {
         return (EventRule::Unjudged, Some(("not judged".to_owned(), why)));
     }
     if count < 2 {
@@ -362,16 +382,16 @@ fn secure_boot_rule(boots: &[Boot<'_>], told: &mut Vec<Generalised>) -> SecureBo
         return SecureBootRule::default();
     }
     let mut union = |which, name: &str| {
-        let all = boots.iter().filter_map(|boot| boot.databases.get(&which)).collect::<BTreeSet<_>>();
+        let Some(all) = boots.iter().map(|boot| boot.databases.get(&which)).collect::<Option<BTreeSet<_>>>() else {
+            tell(format!("{name} is not judged"), "a log does not measure it");
+            return None;
+        };
         let keys = all.iter().copied().flatten().copied().collect::<Keys>();
         if all.len() > 1 {
-            tell(
-                format!("{name} may have any of {} entries", keys.len()),
-                "the logs differ, and each is a good boot's",
-            );
+            let what = format!("{name} may have any of {} entries", keys.len());
+            tell(what, "the logs differ, and each is a good boot's");
         }
-        // Firmware that does not measure it cannot be held to it.
-        (!all.is_empty()).then_some(keys)
+        Some(keys)
     };
     let (pk, kek, db) = (union(Pk, "PK"), union(Kek, "KEK"), union(Db, "db"));
     let mut dbx = boots.iter().map(|boot| boot.databases.get(&Dbx).cloned().unwrap_or_default());
@@ -390,9 +410,14 @@ fn command_lines(
     mut lines: Vec<CommandLine>,
     told: &mut Vec<Generalised>,
 ) -> Result<Vec<CommandLine>, Invalid> {
-    if boots.iter().any(|boot| boot.command_lines.is_empty()) {
-        let what = "the kernel's command line is not shown by every good boot".to_owned();
-        told.push(Generalised { key: None, what, why: "a log has no event that measures it" });
+    if boots.iter().all(|boot| boot.command_lines.is_empty()) {
+        let left_out = if lines.is_empty() { "" } else { ", and those given are left out" };
+        let what = format!("the kernel's command line is not judged{left_out}");
+        told.push(Generalised { key: None, what, why: "no log has an event that measures it" });
+        return Ok(Vec::new());
+    }
+    if let Some(at) = boots.iter().position(|boot| boot.command_lines.is_empty()) {
+        return Err(Invalid::Log { number: ordinal(at), why: NotGood::NoCommandLine });
     }
     for (at, boot) in boots.iter().enumerate() {
         for event in &boot.command_lines {
@@ -621,7 +646,6 @@ mod tests {
             off(no_pk.variable(EFI_GLOBAL_VARIABLE, "PK", b"")),
             off(begun().variable(EFI_GLOBAL_VARIABLE, "SetupMode", &[1])),
             off(begun().variable(EFI_GLOBAL_VARIABLE, "AuditMode", &[1])),
-            off(begun().variable(EFI_GLOBAL_VARIABLE, "SecureBoot", &[0])),
         ] {
             let (rules, told) = rules(&[good(), log]);
             assert_eq!(rules.secure_boot(), &SecureBootRule::default());
@@ -641,6 +665,9 @@ mod tests {
         assert_eq!(rules.secure_boot().db, Some([entry(b'D'), entry(b'E')].into()));
         assert!(rules.secure_boot().dbx_at_least.is_empty());
         assert!(told.iter().any(|one| one.what == "db may have any of 2 entries"));
+        // What one of the logs does not measure, no device can be held to.
+        assert_eq!(rules.secure_boot().kek, None);
+        assert!(told.iter().any(|one| one.what == "KEK is not judged"));
     }
 
     #[test]
@@ -661,6 +688,14 @@ mod tests {
         assert!(matches!(refused(&[twice], Given::default()), (1, NotGood::OddSeparator { pcr: 7, .. })));
         let odd = Log::new().event(0, EV_SEPARATOR, b"odd!");
         assert!(matches!(refused(&[odd], Given::default()), (1, NotGood::OddSeparator { pcr: 0, .. })));
+        let ima = good().event(10, 5, b"boot_aggregate");
+        assert!(matches!(refused(&[ima], Given::default()), (1, NotGood::ImaPcr(_))));
+        let beyond = good().event(16, EV_SEPARATOR, &[0; 4]);
+        assert!(matches!(refused(&[beyond], Given::default()), (1, NotGood::OddSeparator { pcr: 16, .. })));
+        let twice = Log::new().secure_boot(1, b"x").variable(EFI_GLOBAL_VARIABLE, "SecureBoot", &[1]).separators();
+        assert_eq!(refused(&[twice], Given::default()), (1, NotGood::OddVariable(6)));
+        let late = good().variable(EFI_GLOBAL_VARIABLE, "SetupMode", &[0]);
+        assert!(matches!(refused(&[late], Given::default()), (1, NotGood::OddVariable(_))));
         let short = Log::new().event(0, 8, b"version").event(0, EV_SEPARATOR, &[0; 4]);
         assert_eq!(refused(&[good(), short], Given::default()), (2, NotGood::NoSeparator(1)));
         for (data, digest) in [(DEBUG_MODE, sha256(DEBUG_MODE)), (DEBUG_MODE, [7; 32]), (b"x", sha256(DEBUG_MODE))] {
@@ -670,10 +705,20 @@ mod tests {
         let mut cut = good();
         cut.0.pop();
         assert!(matches!(refused(&[good(), cut], Given::default()), (2, NotGood::Malformed(_))));
-        let database = good().variable(EFI_IMAGE_SECURITY_DATABASE, "db", b"no list");
+        let database = Log::new().variable(EFI_IMAGE_SECURITY_DATABASE, "db", b"no list");
         assert!(matches!(refused(&[database], Given::default()), (1, NotGood::Database { .. })));
         let old = [&[0, 0, 0, 0, 8, 0, 0, 0][..], &[7; 20], &[0; 4]].concat();
         assert_eq!(refused(&[Log(old)], Given::default()), (1, NotGood::NoSha256(0)));
+    }
+
+    #[test]
+    fn what_is_judged_otherwise_has_no_key() {
+        let log =
+            load_options(good().event(10, 5, b"ima").event(16, EV_IPL, b"later").event(14, EV_IPL, b"mok"), "quiet");
+        let log = log.event(12, EV_IPL, &wide("quiet"));
+        let events = EventLog::read(&log.0).unwrap().events().map(|event| EventKey::of(&event.unwrap()));
+        let keys = events.flatten().collect::<Vec<_>>();
+        assert_eq!(keys, [key(0, 8), key(4, APPLICATION), key(14, EV_IPL)]);
     }
 
     fn lines(patterns: &[&str]) -> Given {
@@ -714,6 +759,25 @@ mod tests {
         let (rules, told) = rules_given(&[log], lines(&["quiet *"])).unwrap();
         assert_eq!(rules.command_lines().iter().map(CommandLine::pattern).collect::<Vec<_>>(), ["quiet *"]);
         assert!(!told.iter().any(|one| one.what.contains("quiet a")));
+    }
+
+    #[test]
+    fn command_lines_count_only_where_boots_measure_them() {
+        let (rules, told) = rules_given(&[good()], lines(&["quiet"])).unwrap();
+        assert!(rules.command_lines().is_empty());
+        assert!(told.iter().any(|one| one.what.contains("those given are left out")), "{told:?}");
+        let logs = [load_options(good(), "quiet"), good()];
+        assert_eq!(refused(&logs, lines(&["quiet"])), (2, NotGood::NoCommandLine));
+        // An unmeasured root hash binds nothing.
+        let verity = Given { attester: Some(AttesterIn::Verity), ..lines(&["roothash=ab"]) };
+        assert!(matches!(rules_given(&[good()], verity), Err(Invalid::Rule(_))));
+    }
+
+    #[test]
+    fn firmware_other_than_uefi_has_no_event_that_is_not_judged() {
+        let logs = [b"a", b"b"].map(|data| Log::new().event(1, EV_PLATFORM_CONFIG_FLAGS, data));
+        let (rules, _) = rules(&logs);
+        assert!(matches!(rules.events()[&key(1, EV_PLATFORM_CONFIG_FLAGS)], EventRule::Sequences(_)));
     }
 
     #[test]

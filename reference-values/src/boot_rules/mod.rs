@@ -23,8 +23,8 @@ use crate::{
     release::{Invalid, path_allowed},
 };
 
-/// The last PCR that rules can name: 14 has shim's MOK state before the runtime log.
-const LAST_PCR: u8 = 14;
+/// The last PCR that rules can name, of those that are quoted; 14 has shim's MOK state before the runtime log.
+const LAST_PCR: u8 = 15;
 /// IMA's list: it grows while the system runs.
 const IMA_PCR: u8 = 10;
 
@@ -235,7 +235,7 @@ impl BootRules {
             return Err(Invalid::TooMany { what: "kinds of events in boot rules", limit: MAX_EVENT_KEYS });
         }
         if !events.keys().all(|key| key.may_be_ruled()) || separators.iter().any(|&pcr| pcr > LAST_PCR) {
-            return Err(Invalid::Rule("they are for events that extend PCR 0 to 14 without 10, and are no separators"));
+            return Err(Invalid::Rule("they are for events that extend PCR 0 to 15 without 10, and are no separators"));
         }
         let mut digests = secure_boot.size();
         for (key, rule) in &events {

@@ -64,6 +64,10 @@ impl<'a> Config<'a> {
         if self.is_set("CONFIG_SECURITY_LOCKDOWN_LSM_EARLY") {
             return true;
         }
+        if command_lines.is_empty() {
+            warn!("no log measures the command line, so that lsm= could keep lockdown from starting");
+            return false;
+        }
         let named = |list: &str| list.trim_matches('"').split(',').any(|name| name == "lockdown");
         let mut lists =
             command_lines.iter().flat_map(|line| line.pattern().split(' ')).filter_map(|one| one.strip_prefix("lsm="));
@@ -101,12 +105,13 @@ mod tests {
     #[test]
     fn lockdown_is_what_starts_and_is_set() {
         let with = |more: &[&str], lines: &[&str]| kernel(&[&LSM[..], more].concat(), lines).lockdown;
-        assert_eq!(with(&[], &[]), Lockdown::OnRequest);
-        assert_eq!(with(&["CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y"], &[]), Lockdown::WithSecureBoot);
-        assert_eq!(with(&["CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y"], &[]), Lockdown::Always);
+        assert_eq!(with(&[], &["quiet"]), Lockdown::OnRequest);
+        assert_eq!(with(&["CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y"], &["quiet"]), Lockdown::WithSecureBoot);
+        assert_eq!(with(&["CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y"], &["quiet"]), Lockdown::Always);
         assert_eq!(with(&["CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY=y"], &["quiet"]), Lockdown::Always);
-        // Not among those that start.
-        assert_eq!(with(&["CONFIG_LSM=\"landlock,yama\""], &[]), Lockdown::Absent);
+        // Not among those that start, or nobody knows.
+        assert_eq!(with(&["CONFIG_LSM=\"landlock,yama\""], &["quiet"]), Lockdown::Absent);
+        assert_eq!(with(&["CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y"], &[]), Lockdown::Absent);
         assert_eq!(with(&["CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY=y"], &["quiet lsm=yama"]), Lockdown::Absent);
         assert_eq!(with(&[], &["quiet", "lsm=lockdown,yama"]), Lockdown::OnRequest);
         // Started before any list is read.

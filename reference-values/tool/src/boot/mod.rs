@@ -56,7 +56,9 @@ fn refused(arguments: &Build, error: Invalid) -> Failure {
         Invalid::Log { number, why } => {
             let path = arguments.boot_log.get(number.saturating_sub(1)).map_or(Path::new(""), AsRef::as_ref);
             match why {
-                NotGood::CommandLine { .. } | NotGood::NoInitrd => Failure::Usage(format!("{}: {why}", path.display())),
+                NotGood::CommandLine { .. } | NotGood::NoCommandLine | NotGood::NoInitrd => {
+                    Failure::Usage(format!("{}: {why}", path.display()))
+                }
                 _ => Failure::input(path, why),
             }
         }
