@@ -97,17 +97,20 @@ fn described(f: &mut fmt::Formatter<'_>, what: &str, description: Option<&[u8]>)
 }
 
 /// `[a, b, … and 3 more]`.
-fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, entries: impl Iterator<Item = T>) -> fmt::Result {
-    let mut more = 0_usize;
+fn list<T>(
+    f: &mut fmt::Formatter<'_>,
+    mut entries: impl Iterator<Item = T>,
+    show: impl Fn(&mut fmt::Formatter<'_>, T) -> fmt::Result,
+) -> fmt::Result {
     f.write_str("[")?;
-    for (at, entry) in entries.enumerate() {
-        match at {
-            0 => write!(f, "{entry}")?,
-            at if at < SHOWN => write!(f, ", {entry}")?,
-            _ => more = more.saturating_add(1),
-        }
+    for (at, entry) in entries.by_ref().take(SHOWN).enumerate() {
+        f.write_str(if at == 0 { "" } else { ", " })?;
+        show(f, entry)?;
     }
-    if more > 0 { write!(f, ", … and {more} more]") } else { f.write_str("]") }
+    match entries.count() {
+        0 => f.write_str("]"),
+        more => write!(f, ", … and {more} more]"),
+    }
 }
 
 impl fmt::Display for Variable<'_> {
@@ -145,20 +148,18 @@ impl Variable<'_> {
 
     fn boot_order(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "order=")?;
-        list(f, self.data.as_chunks::<2>().0.iter().map(|option| format!("{:04X}", u16::from_le_bytes(*option))))
+        let options = self.data.as_chunks::<2>().0.iter();
+        list(f, options, |f, option| write!(f, "{:04X}", u16::from_le_bytes(*option)))
     }
 }
 
 impl fmt::Display for Gpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "gpt disk={} ", self.disk)?;
-        list(
-            f,
-            self.partitions().map(|entry| {
-                let name = Utf16(without_wide_nul(entry.name_utf16));
-                format!("\"{name}\" {} {}-{} type={}", entry.unique, entry.first, entry.last, entry.kind)
-            }),
-        )
+        list(f, self.partitions(), |f, entry| {
+            let name = Utf16(without_wide_nul(entry.name_utf16));
+            write!(f, "\"{name}\" {} {}-{} type={}", entry.unique, entry.first, entry.last, entry.kind)
+        })
     }
 }
 
@@ -166,7 +167,7 @@ impl fmt::Display for Tables<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         described(f, "tables", self.description)?;
         f.write_str(" ")?;
-        list(f, self.vendors())
+        list(f, self.vendors(), |f, vendor| write!(f, "{vendor}"))
     }
 }
 
