@@ -171,18 +171,13 @@ fn a_boot_that_no_release_has_rules_for_is_judged_anew_once_one_has_and_its_log_
     Ok(())
 }
 
-/// What each entry of an IMA list extends, and where it ends.
-fn ima_entries(bytes: &[u8]) -> anyhow::Result<Vec<((u32, Vec<u8>), usize)>> {
-    let entries = evidence::ima::entries(bytes);
-    entries.map(|entry| entry.map(|e| ((e.pcr, e.extended_sha256().to_vec()), e.end)).map_err(Into::into)).collect()
-}
-
 #[test]
 fn a_kernel_that_another_one_started_without_a_boot_is_told() -> Done {
     let list = fs::read(Path::new(GOOD.log).with_file_name("ima.bin"))?;
-    let (extensions, ends): (Vec<_>, Vec<_>) = ima_entries(&list)?.into_iter().unzip();
+    let entries: Vec<_> = evidence::ima::entries(&list).collect::<Result<_, _>>()?;
+    let extensions: Vec<_> = entries.iter().map(|entry| (entry.pcr, entry.extended_sha256().to_vec())).collect();
     // Another kernel's list begins with boot_aggregate of the same PCRs, and has fewer entries.
-    let second = list[..ends[3]].to_vec();
+    let second = list[..entries[3].end].to_vec();
     for (what, after) in [("a list of its own", second.clone()), ("the list of both", [&list[..], &second].concat())] {
         let (deployment, id) = enrolled_and_approved()?;
         let file = deployment.state_dir.with_extension("ima");
