@@ -64,7 +64,7 @@ impl CommandLineEvent<'_> {
 
 impl<'a> Event<'a> {
     /// This event as a command line, where its place says that it is one: the load options of Linux's EFI stub in PCR 9,
-    /// the content of systemd-stub's `.cmdline` section in PCR 11, its load options in PCR 12 (before version 252 in
+    /// the content of systemd-stub's `.cmdline` section in PCR 11, its load options in PCR 12 (of older versions in
     /// PCR 8), GRUB's `kernel_cmdline: ` in PCR 8, U-Boot's `bootargs` in PCR 1. `None` too without a SHA-256 digest.
     #[must_use]
     pub fn command_line(&self) -> Option<CommandLineEvent<'a>> {

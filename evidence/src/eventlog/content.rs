@@ -88,7 +88,7 @@ impl Separator {
     }
 }
 
-/// UEFI_IMAGE_LOAD_EVENT (§10.2.3).
+/// UEFI_IMAGE_LOAD_EVENT (§10.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Image<'a> {
     /// Where it was loaded to.
@@ -135,7 +135,7 @@ impl Word {
     }
 }
 
-/// UEFI_GPT_DATA (§10.2.4): a partition table's header and the entries in use.
+/// UEFI_GPT_DATA (§10.2): a partition table's header and the entries in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gpt<'a> {
     /// GUID of the disk; zeros in EV_EFI_GPT_EVENT2.
@@ -189,7 +189,7 @@ fn partition(entry: &[u8]) -> Result<Partition<'_>, Malformed> {
     Ok(Partition { kind, unique, first, last, name_utf16: reader.take(72)? })
 }
 
-/// UEFI_PLATFORM_FIRMWARE_BLOB and, with a description, UEFI_PLATFORM_FIRMWARE_BLOB2 (§10.2.5).
+/// UEFI_PLATFORM_FIRMWARE_BLOB and, with a description, UEFI_PLATFORM_FIRMWARE_BLOB2 (§10.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blob<'a> {
     /// What it is, in the firmware's words.
@@ -218,7 +218,7 @@ fn description<'a>(reader: &mut Reader<'a>, described: bool) -> Option<Option<&'
     reader.take(size).ok().map(Some)
 }
 
-/// UEFI_HANDOFF_TABLE_POINTERS and, with a description, UEFI_HANDOFF_TABLE_POINTERS2 (§10.2.2).
+/// UEFI_HANDOFF_TABLE_POINTERS and, with a description, UEFI_HANDOFF_TABLE_POINTERS2 (§10.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tables<'a> {
     /// What they are, in the firmware's words.
@@ -248,7 +248,7 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// TCG_PCClientTaggedEvent (§10.4.2.1).
+/// TCG_PCClientTaggedEvent (§10.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tagged<'a> {
     /// taggedEventID: who wrote it.
@@ -360,7 +360,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// TCG_EfiSpecIdEvent (§10.4.5.1) without its algorithms, which [`super::EventLog::algorithms`] gives.
+/// TCG_EfiSpecIDEvent (§10.4.5.1) without its algorithms, which [`super::EventLog::algorithms`] gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecId {
     /// Major and minor version of the format.
@@ -482,7 +482,7 @@ impl<'a> Event<'a> {
             Content::Separator(separator) => (separator.value().is_some_and(|value| is(&value.to_le_bytes())), false),
             // Firmware differs in whether a string's NUL is hashed, logged or both.
             Content::Action(text) => (is(text) || hashes_to_ended(algorithm, (text, &[0]), digest), false),
-            // shim before version 15 logs one byte more than it hashes.
+            // Older shims log one byte more than they hash.
             Content::Variable(_) if self.data.split_last().is_some_and(|(_, hashed)| is(hashed)) => (true, false),
             // The profile before EV_EFI_VARIABLE_BOOT2, and version 1.2 for all variables.
             Content::Variable(variable) => {

@@ -1,4 +1,4 @@
-//! UEFI variables as events carry them (UEFI_VARIABLE_DATA, Platform Firmware Profile §10.2.6), and the signature
+//! UEFI variables as events carry them (UEFI_VARIABLE_DATA, Platform Firmware Profile §10.2), and the signature
 //! databases in them (EFI_SIGNATURE_LIST, UEFI §32.4.1).
 
 use std::fmt;
@@ -13,7 +13,7 @@ const LIST_HEADER: usize = 28;
 /// SignatureOwner at the beginning of every EFI_SIGNATURE_DATA.
 const OWNER: usize = 16;
 
-/// Bytes that may follow a variable: shim before version 15 counts its structure's padding.
+/// Bytes that may follow a variable: older shims count their structure's padding.
 const SLACK: usize = 8;
 
 /// A GUID in the byte order of UEFI (§2.3.1): its first three fields are little-endian.

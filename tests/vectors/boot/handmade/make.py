@@ -223,7 +223,7 @@ def systemd_boot():
     log.add(12, IPL, wide("Credentials initrd\0"), b"credentials\n")
     log.add(12, TAG, struct.pack("<II", 0x6C46F751, 20) + wide("board.dtb\0"), b"a device tree\n")
     log.add(13, IPL, wide("System extension initrd\0"), b"extensions\n")
-    # Version 249 and before, which cut the text's NUL in two.
+    # Older versions, which cut the text's NUL in two.
     log.add(8, IPL, wide("initrd=\\initrd.img root=/dev/sda2 rw\0")[:-1], wide("initrd=\\initrd.img root=/dev/sda2 rw\0"))
     log.add(9, TAG, struct.pack("<II", 0x8F3B22ED, 26) + b"LOADED_IMAGE::LoadOptions\0", wide("root=/dev/sda2 ro\0"))
     log.add(9, TAG, struct.pack("<II", 0x8F3B22EC, 13) + b"Linux initrd\0", b"an initrd\n")
