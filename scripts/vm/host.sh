@@ -9,7 +9,7 @@ readonly VM_PRODUCT=acme/gateway
 # A verdict under emulation, while other things run on the machine.
 readonly VERDICT_LIMIT=${VM_VERDICT_LIMIT:-120}
 
-VERIFIER_PID=''
+VERIFIER_PID='' MARK=''
 
 verifier() { "$BIN/verifier" "$@" --config "$HOST/verifier/verifier.toml"; }
 
@@ -47,7 +47,8 @@ tolerate() {
   [[ -z $VERIFIER_PID ]] || kill -HUP "$VERIFIER_PID"
 }
 
-# configure_attester [LINE…]: onto the machine's third disk; lines are configuration of the attester besides.
+# configure_attester [LINE…]: onto the machine's third disk, with these lines of configuration besides.
+# shellcheck disable=SC2120 # by scenarios
 configure_attester() {
   local dir=$HOST/device
   mkdir -p "$dir"
@@ -62,7 +63,7 @@ configure_attester() {
 
 # reference_boot IMAGE [off]: its boot log, from a boot of it that nobody attests; kept beside the image.
 reference_boot() {
-  local image=$1 secure=${2:-on}
+  local MACHINE image=$1 secure=${2:-on}
   BOOT_LOG=$image/boot-$secure.log
   [[ ! -e $BOOT_LOG ]] || return 0
   say "a reference boot of image ${image##*/}"
@@ -75,16 +76,16 @@ reference_boot() {
 
 # sign_release NAME IMAGE BOOT_LOG [OPTION…]: what is in the image, as the maker measures it. Options go to `build`.
 sign_release() {
-  local name=$1 image=$2 log=$3 out=$HOST/$1.corim root=$HOST/root-$1
+  local name=$1 image=$2 log=$3 out=$HOST/$1.corim measured
   shift 3
-  # One root with what runs from the root file system and from the initramfs.
-  mkdir -p "$root"
-  cp -a "$image/root.d" "$root/root"
-  cp -a "$image/initramfs.d" "$root/initramfs"
-  "$BIN/reference-values" build --rootfs "$root" --boot-log "$log" --product "$VM_PRODUCT" --release "$name" "$@" -o "$out" \
-    >>"$HOST/maker.log" 2>&1
-  "$BIN/reference-values" sign "$out" --key "$HOST/maker.pem" --role manufacturer -o "$HOST/verifier/reference_values/$name.corim" \
-    >>"$HOST/maker.log" 2>&1
+  mapfile -t measured <"$image/measured"
+  {
+    "$BIN/reference-values" build --product "$VM_PRODUCT" --release "$name" -o "$out" \
+      --rootfs "$image/root.d" --rootfs "$image/initramfs.d" "${measured[@]}" \
+      --boot-log "$log" --uki "$image/uki.efi" --kernel-config "$KERNEL_DIR/boot/config-$KERNEL_RELEASE" "$@"
+    "$BIN/reference-values" sign "$out" --key "$HOST/maker.pem" --role manufacturer \
+      -o "$HOST/verifier/reference_values/$name.corim"
+  } >>"$HOST/maker.log" 2>&1
   [[ -z $VERIFIER_PID ]] || kill -HUP "$VERIFIER_PID"
 }
 
@@ -92,6 +93,18 @@ start_verifier() {
   RUST_LOG="${VM_LOG:-info}" "$BIN/verifier" serve --config "$HOST/verifier/verifier.toml" >>"$HOST/verifier.log" 2>&1 &
   VERIFIER_PID=$!
   await 20 'verifier' curl --silent --fail "http://$HTTP/readyz"
+}
+
+# set_epoch SECONDS: before the verifier starts; with the shortest validity that allows.
+set_epoch() {
+  sed -i "s/^# epoch_seconds = .*/epoch_seconds = $1/" "$HOST/verifier/verifier.toml"
+  sed -i "1i validity_seconds = $((2 * $1 + 300))" "$HOST/verifier/policy.toml"
+}
+
+# hurry_verifier: starts it again with a clock that runs ten times as fast.
+hurry_verifier() {
+  stop_verifier
+  LD_PRELOAD=$(faketime_library) FAKETIME='+0 x10' start_verifier
 }
 
 stop_verifier() {
@@ -113,12 +126,11 @@ await() {
 
 device_json() { verifier device "$DEVICE" --json; }
 
-# admit: waits for the device to enrol, and approves it into the product. Sets DEVICE.
-admit() {
-  enrolled() { DEVICE=$(verifier devices --json | jq -er '.devices[0].id'); }
-  await "$VERDICT_LIMIT" 'enrolment' enrolled
-  enrolled
-  verifier approve "$DEVICE" --product "$VM_PRODUCT" >/dev/null
+# mark: from now on only evidence counts that is younger than this instant.
+mark() {
+  # Times are whole seconds.
+  sleep 1.1
+  MARK=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 }
 
 # verdict_line: the verdict, with the release where affirmed and with causes where not.
@@ -132,12 +144,14 @@ verdict_line() {
 # The verdict and the codes of its causes in alphabetical order, each once.
 verdict_and_codes() { device_json | jq -r '[.verdict] + ([(.causes // [])[].code] | unique) | join(" ")'; }
 
+is_recent() { device_json | jq -e --arg mark "$MARK" '.verdict == "unknown" or (.last_evidence // "") >= $mark'; }
+
 # expect VERDICT [CODE…]: waits until it is this verdict with these causes and no other.
 expect() {
   local wanted deadline=$((SECONDS + VERDICT_LIMIT)) codes=("${@:2}")
   wanted=$(printf '%s\n' "$1" "$(printf '%s\n' "${codes[@]}" | sort -u)" | paste -s -d ' ')
   wanted=${wanted% }
-  until [[ $(verdict_and_codes) == "$wanted" ]]; do
+  until [[ $(verdict_and_codes) == "$wanted" ]] && is_recent >/dev/null; do
     ((SECONDS < deadline)) || { echo "expected: $wanted; it is: $(verdict_line)" >&2; return 1; }
     sleep 0.3
   done
@@ -161,15 +175,44 @@ metric() { # NAME [LABEL]
 # start_good: what most scenarios begin with: release 1.0 booted, enrolled, approved and affirmed.
 start_good() {
   make_image
-  reference_boot "$IMAGE"
-  sign_release 1.0 "$IMAGE" "$BOOT_LOG"
-  make_machine "$WORK/machine" "$IMAGE"
-  trust_tpm
-  configure_attester "$@"
-  start_verifier
-  boot
-  say "booted in $BOOT_SECONDS s, its userland after $GUEST_UPTIME s"
-  admit
-  say "enrolled and approved: device ${DEVICE:0:16}…"
+  start_image "$IMAGE"
   expect affirmed
+}
+
+# start_image IMAGE [off]: signs release 1.0 of it, boots it, without secure boot or with, enrols and approves it.
+start_image() {
+  reference_boot "$@"
+  sign_release 1.0 "$1" "$BOOT_LOG"
+  make_machine "$WORK/machine" "$@"
+  trust_tpm
+  configure_attester
+  start_verifier
+  boot_told
+  admit
+  say "$(attester_cpu)"
+}
+
+# admit: waits for a device, and approves it into the product. Sets DEVICE.
+admit() {
+  await "$VERDICT_LIMIT" 'evidence' first_evidence
+  first_evidence
+  say "enrolled, first evidence is there: device ${DEVICE:0:16}…"
+  verifier approve "$DEVICE" --product "$VM_PRODUCT" >/dev/null
+}
+
+# boot_told: boot, and how long it took. Older evidence does not count any more.
+boot_told() {
+  mark
+  boot
+  say "booted in $BOOT_SECONDS s; its userland was there after $GUEST_UPTIME s"
+}
+
+# The first device that has sent evidence. Sets DEVICE.
+first_evidence() {
+  DEVICE=$(verifier devices --json | jq -er '[.devices[] | select(.last_evidence)][0].id')
+}
+
+attester_cpu() {
+  # shellcheck disable=SC2016 # the guest's
+  guest 'read -r _ _ _ _ _ _ _ _ _ _ _ _ _ user system _ </proc/$(pidof attester)/stat; echo "attester so far: $((user + system))0 ms of CPU"'
 }

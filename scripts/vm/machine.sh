@@ -7,35 +7,40 @@
 # It leaves one QEMU and one swtpm at a time; `power_off` or `power_cut` ends them. MACHINE is the folder, with console.log.
 
 # A boot takes 20 s on two idle cores.
-readonly BOOT_LIMIT=180
+readonly BOOT_LIMIT=300
 # An answer of the guest's shell.
 GUEST_LIMIT=60
 
-QEMU_PID='' TPM_PID=''
+QEMU_PID='' TPM_PID='' LINK=true TPM_PACE=''
 # shellcheck disable=SC2034 # told by scenarios
 BOOT_SECONDS=0 GUEST_UPTIME=0
 
 # make_machine DIR IMAGE [off]: a new machine with a TPM of its own, switched off. off: without secure boot.
 make_machine() {
-  MACHINE=$1 MACHINE_SECURE=${3:-on}
+  MACHINE=$1
   mkdir -p "$MACHINE"
   make_swtpm "$MACHINE/tpm"
-  if [[ $MACHINE_SECURE == on ]]; then
-    cp /usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd "$MACHINE/variables.fd"
-  else
-    cp /usr/share/OVMF/OVMF_VARS_4M.fd "$MACHINE/variables.fd"
-  fi
+  set_secure_boot "${3:-on}"
   truncate -s 1M "$MACHINE/configuration.img"
   cp --sparse=always "$2/root.img" "$MACHINE/root.img"
   load_esp "$2"
 }
 
+# set_secure_boot on|off: in the firmware's setup. On, it trusts OVMF's key for tests; off, it holds no key.
+set_secure_boot() {
+  if [[ $1 == on ]]; then
+    cp /usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd "$MACHINE/variables.fd"
+  else
+    cp /usr/share/OVMF/OVMF_VARS_4M.fd "$MACHINE/variables.fd"
+  fi
+}
+
 # load_esp IMAGE: what it boots from now on.
 load_esp() { cp --sparse=always "$1/esp.img" "$MACHINE/esp.img"; }
 
-# load_root IMAGE: a new root file system, as an update of a device with two partitions brings one. What the device keeps
-# moves along: it is read out of the old one.
-load_root() {
+# load_image IMAGE: another kernel and root file system, as an update brings them. What the attester keeps moves along.
+load_image() {
+  load_esp "$1"
   local kept=$MACHINE/kept
   rm -rf "$kept"
   mkdir "$kept"
@@ -49,10 +54,13 @@ load_root() {
   (cd "$kept" && debugfs -w -f "$MACHINE/kept.commands" "$MACHINE/root.img" >/dev/null 2>&1)
 }
 
+faketime_library() { dpkg-query --listfiles libfaketime | grep '/libfaketime\.so\.1$'; }
+
+# TPM_PACE: how fast the TPM's clock goes, as libfaketime has it; empty: like time.
 start_tpm() {
   local deadline=$((SECONDS + 20))
   rm -f "$MACHINE/tpm.sock"
-  swtpm socket --tpm2 --tpmstate "dir=$MACHINE/tpm/state" --ctrl "type=unixio,path=$MACHINE/tpm.sock" --flags startup-none \
+  LD_PRELOAD=${TPM_PACE:+$(faketime_library)} FAKETIME=$TPM_PACE swtpm socket --tpm2 --tpmstate "dir=$MACHINE/tpm/state" --ctrl "type=unixio,path=$MACHINE/tpm.sock" --flags startup-none \
     >"$MACHINE/tpm/swtpm.log" 2>&1 </dev/null &
   TPM_PID=$!
   until [[ -S $MACHINE/tpm.sock ]]; do
@@ -68,18 +76,13 @@ open_channel() {
 }
 
 start_qemu() {
-  local machine=q35,smm=off firmware=OVMF_CODE_4M.fd secure=()
-  if [[ $MACHINE_SECURE == on ]]; then
-    machine=q35,smm=on firmware=OVMF_CODE_4M.secboot.fd
-    secure=(-global cfi.pflash01.secure=on)
-  fi
   open_channel shell
   open_channel monitor
   exec {SHELL_IN}<>"$MACHINE/shell.in" {SHELL_OUT}<>"$MACHINE/shell.out"
   exec {MONITOR_IN}<>"$MACHINE/monitor.in" {MONITOR_OUT}<>"$MACHINE/monitor.out"
-  qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -machine "$machine" -accel tcg -cpu "${VM_CPU:-max}" -smp 1 \
-    -m 512 "${secure[@]}" \
-    -drive "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/$firmware" \
+  qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -machine q35,smm=on -accel tcg -cpu "${VM_CPU:-max}" \
+    -smp 1 -m 512 -global cfi.pflash01.secure=on \
+    -drive "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd" \
     -drive "if=pflash,unit=1,format=raw,file=$MACHINE/variables.fd" \
     -chardev "socket,id=tpm,path=$MACHINE/tpm.sock" -tpmdev emulator,id=tpm0,chardev=tpm -device tpm-crb,tpmdev=tpm0 \
     -drive "if=none,id=esp,format=raw,file=$MACHINE/esp.img" -drive "if=none,id=root,format=raw,file=$MACHINE/root.img" \
@@ -92,6 +95,13 @@ start_qemu() {
     >"$MACHINE/qemu.log" 2>&1 </dev/null &
   QEMU_PID=$!
   qmp qmp_capabilities
+  qmp set_link "{\"name\": \"card\", \"up\": $LINK}"
+}
+
+# set_link true|false: whether the network reaches the machine, from now on.
+set_link() {
+  LINK=$1
+  [[ -z $QEMU_PID ]] || qmp set_link "{\"name\": \"card\", \"up\": $LINK}"
 }
 
 # qmp COMMAND [ARGUMENTS]: QEMU's answer goes to monitor.log.
@@ -130,6 +140,15 @@ await_shell() {
   return 1
 }
 
+# boot_refused TEXT: switches it on, and waits for firmware to say that it boots nothing.
+boot_refused() {
+  local deadline=$((SECONDS + BOOT_LIMIT))
+  start_tpm && start_qemu
+  until grep -aq "$1" "$MACHINE/console.log"; do
+    ((SECONDS < deadline)) && ! await_shell 1 || { echo "firmware does not say: $1" >&2; return 1; }
+  done
+}
+
 # boot: switches it on. A boot that hangs is tried once more, with the TPM as it was before. Sets BOOT_SECONDS.
 boot() {
   local tries began
@@ -152,6 +171,16 @@ boot() {
   done
   echo "the machine does not boot; the end of its console:" >&2
   tail -n 20 "$MACHINE/console.log" >&2
+  return 1
+}
+
+# await_answer SECONDS: until the guest's shell has done what it was told without waiting for it.
+await_answer() {
+  local line deadline=$((SECONDS + $1))
+  while ((SECONDS < deadline)); do
+    IFS= read -r -t 1 line <&"$SHELL_OUT" || continue
+    [[ $line != '=== rc '* ]] || return 0
+  done
   return 1
 }
 
