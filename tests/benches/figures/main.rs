@@ -1,6 +1,7 @@
 //! Figures, each measured beside its limit in one run: `figures [NAME…] [--json FILE] [--seconds N]`, no name for all.
 //! Run through `scripts/bench.sh`, which builds what is measured in release mode.
 
+mod eventlog;
 mod fleet;
 
 use std::{
@@ -46,8 +47,9 @@ impl Figure {
 
 type Benchmark = fn(Duration) -> Result<Figure>;
 
-const BENCHMARKS: [(&str, Benchmark); 4] = [
+const BENCHMARKS: [(&str, Benchmark); 5] = [
     ("appraise", appraise),
+    ("eventlog", eventlog::eventlog),
     ("evidence-bytes", evidence_bytes),
     ("outage", fleet::outage),
     ("steady-state", fleet::steady_state),
