@@ -16,6 +16,8 @@ source scripts/lib/swtpm.sh
 VM=$PWD/scripts/vm
 # shellcheck source=scripts/vm/image.sh
 source "$VM/image.sh"
+# shellcheck source=scripts/vm/roots.sh
+source "$VM/roots.sh"
 # shellcheck source=scripts/vm/machine.sh
 source "$VM/machine.sh"
 # shellcheck source=scripts/vm/host.sh
@@ -52,7 +54,7 @@ prepare() {
   BIN=$CARGO_TARGET_DIR/release
   VM_CACHE=$CARGO_TARGET_DIR/vm
   mkdir -p "$VM_CACHE/images"
-  [[ ${VM_BUILT:-} ]] || cargo build --release --quiet --locked --workspace --bins >&2
+  [[ ${VM_BUILT:-} ]] || cargo build --release --quiet --locked --bins -p countersign-attester -p countersign-verifier -p countersign-reference-values-tool >&2
   need_kernel
 }
 
@@ -62,7 +64,7 @@ finish() {
   if ((status)) && [[ -n ${WORK:-} ]]; then
     echo "vm: $NAME failed; the last lines of its logs follow" >&2
     tail -n 15 "$WORK"/host/*.log >&2 2>/dev/null || true
-    [[ -z $QEMU_PID ]] || GUEST_LIMIT=10 guest 'tail -n 15 /var/log/attester.log' >&2 || true
+    [[ -z $QEMU_PID ]] || GUEST_LIMIT=10 guest 'tail -n 15 /var/log/attester.log 2>/dev/null || journalctl --no-pager -n 60' >&2 || true
   fi
   power_cut
   stop_verifier

@@ -8,14 +8,18 @@
 
 # Seconds since 1970 that every file is from.
 readonly IMAGE_TIME=1700000000
+# Where the kernel speaks, and not to mistake an emulator that has to wait for its turn for a broken timer.
+readonly IMAGE_CONSOLE='console=ttyS0 panic=-1 quiet no_timer_check'
 # What the kernel is told: measure with IMA, take no unsigned modules, and close the ways around both.
-readonly IMAGE_COMMAND_LINE='console=ttyS0 panic=-1 quiet ima_policy=tcb ima_hash=sha256 lockdown=integrity module.sig_enforce=1'
+readonly IMAGE_COMMAND_LINE="$IMAGE_CONSOLE ima_policy=tcb|critical_data ima_template=ima-ng ima_hash=sha256 lockdown=integrity module.sig_enforce=1"
 # Drivers of the network interface, in the order of their needs; everything else is built into this kernel.
 readonly IMAGE_MODULES=(
   net/core/failover drivers/net/net_failover
   drivers/virtio/virtio_ring drivers/virtio/virtio drivers/virtio/virtio_pci_legacy_dev
   drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_pci drivers/net/virtio_net
 )
+
+IMA_POLICY=$VM/../../packaging/ima/policy
 
 # need_kernel: unpacks the newest Linux 6.1 for clouds, signed by Debian. Sets KERNEL_RELEASE and KERNEL_DIR.
 need_kernel() {
@@ -53,18 +57,26 @@ lay_busybox() {
   for applet in $("$tree/bin/busybox" --list | grep -vx busybox); do ln -s busybox "$tree/bin/$applet"; done
 }
 
+# lay_initramfs TREE MODULE…
 lay_initramfs() {
-  local tree=$1 module libraries
-  mkdir -p "$tree"/{dev,proc,sys,newroot,modules,attester/lib}
+  local tree=$1 module
+  shift
+  mkdir -p "$tree"/{dev,proc,sys,newroot,modules}
   lay_busybox "$tree"
-  for module in "${IMAGE_MODULES[@]}"; do
+  for module; do
     into "$tree/modules" "$KERNEL_DIR/lib/modules/$KERNEL_RELEASE/kernel/$module.ko"
     echo "${module##*/}.ko" >>"$tree/modules/order"
   done
+  install "$VM/guest/initramfs" "$tree/init"
+}
+
+# lay_initramfs_attester TREE: one that the initramfs starts, and that runs on from memory.
+lay_initramfs_attester() {
+  local tree=$1 libraries
+  mkdir -p "$tree/attester/lib"
   mapfile -t libraries < <(with_libraries "$BIN/attester" "$TCTI_DEVICE" | grep '\.so')
   into "$tree/attester/lib" "${libraries[@]}" /lib64/ld-linux-x86-64.so.2 "$TCTI_DEVICE"
   into "$tree/attester" "$BIN/attester" "$VM/guest/start"
-  install "$VM/guest/initramfs" "$tree/init"
 }
 
 lay_root() {
@@ -77,11 +89,15 @@ lay_root() {
   into "$tree/usr/bin" "$(command -v tpm2)" "$(command -v kexec)"
   for command in clear pcrread getcap readclock; do ln -s tpm2 "$tree/usr/bin/tpm2_$command"; done
   install "$VM/guest/init" "$tree/sbin/init"
-  # A program of this release alone: static, so that a byte more harms nothing.
-  into "$tree/opt" "$(command -v busybox)"
-  mv "$tree/opt/busybox" "$tree/opt/product"
-  echo "release $release" >>"$tree/opt/product"
-  [[ $ima != yes ]] || install -D "$VM/guest/ima-policy" "$tree/etc/ima/ima-policy"
+  lay_product "$tree" "$release"
+  [[ $ima != yes ]] || install -D "$IMA_POLICY" "$tree/etc/ima/ima-policy"
+}
+
+# A program of this release alone: static, so that a byte more harms nothing.
+lay_product() {
+  into "$1/opt" "$(command -v busybox)"
+  mv "$1/opt/busybox" "$1/opt/product"
+  echo "release $2" >>"$1/opt/product"
 }
 
 # pack_initramfs TREE FILE
@@ -90,12 +106,12 @@ pack_initramfs() {
   (cd "$1" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 --reproducible) | gzip -n9 >"$2"
 }
 
-# pack_root TREE FILE
+# pack_root TREE FILE [SIZE]
 pack_root() {
   local id=11111111-2222-3333-4444-555555555555
   find "$1" -exec touch -h -d "@$IMAGE_TIME" {} +
-  truncate -s 96M "$2"
-  SOURCE_DATE_EPOCH=$IMAGE_TIME mke2fs -q -t ext4 -U "$id" -E "hash_seed=$id,root_owner=0:0" -d "$1" "$2"
+  truncate -s "${3:-96M}" "$2"
+  SOURCE_DATE_EPOCH=$IMAGE_TIME mke2fs -q -t ext4 -b 4096 -U "$id" -E "hash_seed=$id,root_owner=0:0" -d "$1" "$2"
 }
 
 # pack_uki DIR COMMAND_LINE: kernel, initramfs and command line behind systemd's stub.
@@ -132,15 +148,28 @@ pack_esp() {
   SOURCE_DATE_EPOCH=$IMAGE_TIME mcopy -i "$2" "$1" ::EFI/BOOT/BOOTX64.EFI
 }
 
-# make_image [cmdline=TEXT] [release=N] [initramfs=FILE] [signed=no] [ima=no]: sets IMAGE to the folder of that image.
+# say_measured ATTESTER VERITY IMA: what `reference-values build` is to know of what vouches for what, a word a line.
+say_measured() {
+  case $1-$2 in
+    initramfs-*) printf '%s\n' --attester-in initrd ;;
+    root-yes) printf '%s\n' --attester-in verity ;;
+  esac
+  [[ $3 != yes ]] || printf '%s\n' --ima-policy "$IMAGE/root.d/etc/ima/ima-policy"
+}
+
+# make_image [cmdline=TEXT] [release=N] [initramfs=FILE] [signed=no] [ima=no] [root=debian] [attester=root|gate] [verity=yes]: sets
+# IMAGE to the folder of that image.
 #   initramfs: a file that the initramfs holds besides.
+#   attester: it runs from the root file system, not from the initramfs; gate: first from there, and nothing unattested goes on.
+#   verity: the root file system is read only, and its root hash stands on the command line.
 make_image() {
-  local cmdline=$IMAGE_COMMAND_LINE release=1 initramfs='' signed=yes ima=yes option key new
+  local cmdline=$IMAGE_COMMAND_LINE release=1 initramfs='' signed=yes ima=yes root=small attester=initramfs verity=no option key new
+  local modules=("${IMAGE_MODULES[@]}") size=96M
   for option; do local "${option%%=*}=${option#*=}"; done
   TCTI_DEVICE=$(dirname "$(ldd "$BIN/attester" | grep -o '/[^ ]*libtss2-esys[^ ]*')")/libtss2-tcti-device.so.0
   key=$({
     printf '%s\n' "$@" "$KERNEL_RELEASE"
-    sha256sum "$BIN/attester" "$TCTI_DEVICE" "$VM/image.sh" "$VM"/guest/* "$(command -v busybox)" ${initramfs:+"$initramfs"} | cut -c 1-64
+    sha256sum "$BIN/attester" "$TCTI_DEVICE" "$VM"/{image,roots}.sh "$VM"/guest/* packaging/{initramfs,systemd}/countersign-* "$IMA_POLICY" "$(command -v busybox)" ${initramfs:+"$initramfs"} | cut -c 1-64
     with_libraries "$BIN/attester" "$(command -v tpm2)" "$(command -v kexec)" | xargs sha256sum | cut -c 1-64
   } | sha256sum | cut -c 1-16)
   IMAGE=$VM_CACHE/images/$key
@@ -148,11 +177,27 @@ make_image() {
   new=$IMAGE.$$
   rm -rf "$new"
   mkdir -p "$new"/initramfs.d "$new"/root.d
-  lay_initramfs "$new/initramfs.d"
+  [[ $verity != yes ]] || modules+=("${VERITY_MODULES[@]}")
+  lay_initramfs "$new/initramfs.d" "${modules[@]}"
   [[ -z $initramfs ]] || install "$initramfs" "$new/initramfs.d/"
-  lay_root "$new/root.d" "$release" "$ima"
+  case $root in
+    small) lay_root "$new/root.d" "$release" "$ima" ;;
+    debian) lay_debian "$new/root.d" "$release" "$ima" ;;
+  esac
+  case $root-$attester in
+    debian-*) attester=root size=128M ;;
+    *-initramfs) lay_initramfs_attester "$new/initramfs.d" ;;
+    *-root) lay_attester "$new/root.d" ;;
+    *-gate)
+      lay_attester "$new/root.d"
+      lay_gate "$new/initramfs.d" "$new/root.d" "$ima"
+      ;;
+  esac
+  [[ $verity != yes ]] || lay_veritysetup "$new/initramfs.d"
   pack_initramfs "$new/initramfs.d" "$new/initramfs"
-  pack_root "$new/root.d" "$new/root.img"
+  pack_root "$new/root.d" "$new/root.img" "$size"
+  [[ $verity != yes ]] || cmdline+=" roothash=$(pack_verity "$new/root.img")"
+  say_measured "$attester" "$verity" "$ima" >"$new/measured"
   pack_uki "$new" "$cmdline"
   [[ $signed != yes ]] || sign_uki "$new/uki.efi"
   pack_esp "$new/uki.efi" "$new/esp.img"
