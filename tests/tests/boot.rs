@@ -96,10 +96,14 @@ fn details(appraisal: &Appraisal, code: Code) -> Vec<&str> {
 /// Where each event of a log begins and ends.
 fn places(log: &[u8]) -> Vec<std::ops::Range<usize>> {
     let number = |at: usize| u32::from_le_bytes(log[at..at + 4].try_into().unwrap()) as usize;
-    let mut places = vec![0..32 + number(28)];
-    while places.last().unwrap().end < log.len() {
-        let start = places.last().unwrap().end;
-        places.push(start..start + 12 + 34 + 4 + number(start + 12 + 34));
+    let mut places = Vec::new();
+    let mut start = 0;
+    while start < log.len() {
+        // The first event has the old form: one SHA-1 digest, and no count of digests.
+        let head = if start == 0 { 28 } else { 12 + 34 };
+        let end = start + head + 4 + number(start + head);
+        places.push(start..end);
+        start = end;
     }
     places
 }
