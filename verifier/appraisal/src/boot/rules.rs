@@ -6,10 +6,13 @@
 //! any digest; where one does ([`EventRule::Unjudged`], events of vendors' own types), it is only in PCRs into which
 //! firmware measures no code ([`CONFIGURATION_PCRS`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::RangeInclusive,
+};
 
 use evidence::eventlog::{EV_EFI_EVENT_BASE, Hex, Separator, event_type_name};
-use reference_values::boot_rules::{BootRules, EventKey, EventRule, Keys, SecureBootVariable};
+use reference_values::boot_rules::{BootRules, CommandLine, EventKey, EventRule, Keys, SecureBootVariable};
 
 use super::log::{BootLog, CommandLineAt, Measured, one, type_name};
 use crate::{
@@ -131,14 +134,7 @@ fn events<'a>(log: &BootLog<'a>, rules: &BootRules, faults: &mut Faults<'a>) -> 
         match rules.events().get(key) {
             Some(EventRule::Sequences(allowed)) => sequence(*key, measured, allowed.iter().map(Vec::as_slice), faults),
             Some(EventRule::AnyOf { digests, at_least, at_most }) => {
-                let (listed, others): (Vec<Measured<'a>>, Vec<Measured<'a>>) =
-                    measured.iter().copied().partition(|one| digests.contains(&one.digest));
-                others.into_iter().for_each(|other| faults.unlisted(other, "no rule lists this digest"));
-                let most = usize::try_from(*at_most).unwrap_or(usize::MAX);
-                listed.iter().skip(most).for_each(|more| faults.unlisted(*more, "more of these than rules allow"));
-                if listed.len() < usize::try_from(*at_least).unwrap_or(usize::MAX) {
-                    faults.missing(*key, None, measured.last().map(|last| last.event.index));
-                }
+                any_of(*key, measured, digests, *at_least..=*at_most, faults);
             }
             Some(EventRule::Unjudged) if tolerant.contains(&key.pcr) => {}
             Some(EventRule::Unjudged) | None => {
@@ -160,6 +156,24 @@ fn events<'a>(log: &BootLog<'a>, rules: &BootRules, faults: &mut Faults<'a>) -> 
     }
     vendors.sort_by_key(|measured| measured.event.index);
     vendors.iter().take(MAX_VENDOR_EVENTS).map(Measured::describe).collect()
+}
+
+/// All events of a key against digests of which there are so many, in any order.
+fn any_of<'a>(
+    key: EventKey,
+    measured: &[Measured<'a>],
+    allowed: &BTreeSet<[u8; 32]>,
+    count: RangeInclusive<u32>,
+    faults: &mut Faults<'a>,
+) {
+    let [least, most] = [*count.start(), *count.end()].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    let (listed, others): (Vec<Measured<'a>>, Vec<Measured<'a>>) =
+        measured.iter().copied().partition(|one| allowed.contains(&one.digest));
+    others.into_iter().for_each(|other| faults.unlisted(other, "no rule lists this digest"));
+    listed.iter().skip(most).for_each(|more| faults.unlisted(*more, "more of these than rules allow"));
+    if listed.len() < least {
+        faults.missing(key, None, measured.last().map(|last| last.event.index));
+    }
 }
 
 /// All events of a key against the sequences that are allowed; of none, against the one that agrees the longest.
@@ -363,7 +377,7 @@ const GRUB_PREFIX: &str = "BOOT_IMAGE=";
 /// The allowed text that this event is the measurement of. Where the event does not hold its text, it may be one that another
 /// event of the log proves.
 fn allowed_text(log: &BootLog<'_>, line: &CommandLineAt<'_>, rules: &BootRules) -> Option<String> {
-    let allowed = |text: &str| rules.command_lines().iter().any(|pattern| pattern.matches(text));
+    let allowed = |text: &str| rules.command_lines().iter().any(|pattern| allows(pattern, text));
     if let Some(text) = &line.text {
         return allowed(text).then(|| text.clone());
     }
@@ -371,4 +385,35 @@ fn allowed_text(log: &BootLog<'_>, line: &CommandLineAt<'_>, rules: &BootRules) 
     let proved = log.command_lines.iter().filter_map(|other| other.text.as_ref());
     let handed_over = proved.flat_map(|text| [text.clone(), format!("{GRUB_PREFIX}{text}")]);
     exact.chain(handed_over.filter(|text| allowed(text))).find(|text| line.event.is(text))
+}
+
+/// Whether a release allows this text. What a star stands for must not be more words to the kernel, which splits at every
+/// white space of Latin-1, joins words by quotes, and reads nothing after `--`.
+fn allows(pattern: &CommandLine, text: &str) -> bool {
+    let quotes = |text: &str| text.matches('"').count();
+    let ends = |text: &str| text.split(' ').filter(|word| *word == "--").count();
+    let same_words = |pattern: &str| {
+        let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        plain && quotes(pattern) == quotes(text) && ends(pattern) == ends(text)
+    };
+    pattern.matches(text) && (pattern.is_exact().is_some() || same_words(pattern.pattern()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_no_word_of_its_own_whatever_the_kernel_splits_at() {
+        let allows = |pattern: &str, text: &str| allows(&CommandLine::parse(pattern).unwrap(), text);
+        assert!(allows("root=UUID=* ro", "root=UUID=1234-abcd ro"));
+        for space in ['\t', '\n', '\u{b}', '\u{c}', '\r', '\u{a0}', 'à'] {
+            assert!(!allows("root=UUID=* ro", &format!("root=UUID=1{space}init=/bin/sh ro")), "{space:?}");
+        }
+        assert!(!allows("a=* lockdown=integrity", "a=\"x lockdown=integrity"));
+        assert!(!allows("a=1 * lockdown=integrity", "a=1 -- lockdown=integrity"));
+        assert!(allows("a=\"x y\" b=* -- c", "a=\"x y\" b=1 -- c"));
+        // What a release names in full it means.
+        assert!(allows("name=Zoë", "name=Zoë"));
+    }
 }

@@ -528,7 +528,7 @@ fn where_firmware_is_no_uefi_a_configuration_pcr_has_the_command_line_and_tolera
 fn no_byte_of_a_log_makes_judging_fail() {
     let rules = rules_of(&[SECURE]);
     for at in 0..SECURE.len() {
-        for value in [0, 0x7F, 0xFF, SECURE[at] ^ 1] {
+        for value in [0xFF, SECURE[at] ^ 1] {
             let mut bytes = SECURE.to_vec();
             bytes[at] = value;
             if let Ok(log) = BootLog::read(&bytes) {
