@@ -112,7 +112,7 @@ causes! {
     Overdue: "overdue", Unknown, InstanceIdentity = 0, FreshEvidence,
         "The last verdict has expired without new evidence. Check power, network and the attester.";
     LogIncomplete: "log.incomplete", Unknown, Executables = 0, FreshEvidence,
-        "A log does not reach the quoted PCR values yet. The device is asked for the rest; if this stays, its log was lost: reboot it.";
+        "A log is missing, or does not reach the quoted PCR values yet. The device is asked for the rest; if this stays, its log was lost, as happens where another kernel is started without a boot (kexec) before the first one's last entries were sent: reboot it.";
     LogMismatch: "log.mismatch", Contraindicated, Executables = 99, Boot,
         "A log contradicts what the TPM quoted: it was changed, cut or reordered, or something else extended the PCR. Reboot; if it returns, examine the device.";
     ReferenceNone: "reference.none", Unknown, Executables = 0, FreshEvidence,
