@@ -169,7 +169,7 @@ make_image() {
   TCTI_DEVICE=$(dirname "$(ldd "$BIN/attester" | grep -o '/[^ ]*libtss2-esys[^ ]*')")/libtss2-tcti-device.so.0
   key=$({
     printf '%s\n' "$@" "$KERNEL_RELEASE"
-    sha256sum "$BIN/attester" "$TCTI_DEVICE" "$VM"/{image,roots}.sh "$VM"/guest/* packaging/{initramfs,systemd}/countersign-* "$IMA_POLICY" "$(command -v busybox)" ${initramfs:+"$initramfs"} | cut -c 1-64
+    sha256sum "$BIN/attester" "$TCTI_DEVICE" "$VM"/{image,roots,machine}.sh "$VM"/guest/* packaging/{initramfs,systemd}/countersign-* "$IMA_POLICY" "$(command -v busybox)" ${initramfs:+"$initramfs"} | cut -c 1-64
     with_libraries "$BIN/attester" "$(command -v tpm2)" "$(command -v kexec)" | xargs sha256sum | cut -c 1-64
   } | sha256sum | cut -c 1-16)
   IMAGE=$VM_CACHE/images/$key

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
 # A kernel command line without lockdown and module signatures, in a signed image.
-EXPECTED='contraindicated boot.command-line boot.unlisted-event'
+EXPECTED='contraindicated boot.command-line boot.missing-event boot.unlisted-event'
 
 scenario() {
   start_good

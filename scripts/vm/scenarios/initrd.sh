@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
 # One file more in the initramfs of a signed image.
-EXPECTED='contraindicated boot.unlisted-event'
+EXPECTED='contraindicated boot.missing-event boot.unlisted-event'
 
 scenario() {
   start_good

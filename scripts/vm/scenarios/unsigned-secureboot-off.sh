@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
 # An unsigned kernel after secure boot was switched off: it boots, and is caught.
-EXPECTED='contraindicated boot.secure-boot-off boot.unlisted-event'
+EXPECTED='contraindicated boot.missing-event boot.secure-boot-off boot.unlisted-event'
 
 scenario() {
   start_good
