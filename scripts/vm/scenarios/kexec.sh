@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
 # A guest without secure boot and lockdown starts another kernel by kexec_load: PCRs 0 to 9 stay as they are.
-EXPECTED='warning boot.kexec boot.unprotected'
+EXPECTED='warning boot.kexec boot.unprotected runtime.unanchored'
 
 scenario() {
   make_image cmdline="${IMAGE_COMMAND_LINE/ lockdown*/}"

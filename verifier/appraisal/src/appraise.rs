@@ -481,8 +481,15 @@ fn judge_runtime(measured: &Measured, boot: &BootState, judged: bool, claims: &m
             causes.add(Code::LogIncomplete, &format!("{log}: entries after {next} are missing"));
         }
     }
+    let other_kernel = boot.findings.iter().any(|finding| finding.code == Code::BootKexec);
     match (measured.ima, measured.runtime) {
         _ if !judged => {}
+        (Reach::Quote, _) | (_, Reach::Quote) if other_kernel => {
+            claims.vector.set(Claim::Executables, 3);
+            // What measures now came with it.
+            let detail = "another kernel was started, and nothing that was measured before vouches for it";
+            causes.add(Code::RuntimeUnanchored, detail);
+        }
         (Reach::Quote, _) => claims.vector.set(Claim::Executables, 2),
         (_, Reach::Quote) => {
             claims.vector.set(Claim::Executables, 3);
