@@ -6,8 +6,8 @@ use crate::{limits::MAX_COMMAND_LINE, release::Invalid};
 
 /// A command line, exact or with places that vary.
 ///
-/// `*` stands for any run of characters but space, `\*` for an asterisk, `\\` for a backslash; every other character
-/// for itself, a lone backslash too. So no pattern lets another parameter in.
+/// `*` stands for any run of characters but white space and quotation marks, `\*` for an asterisk, `\\` for a backslash;
+/// every other character for itself, a lone backslash too. So no pattern lets another parameter in, or takes one away.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CommandLine {
     pattern: String,
@@ -61,16 +61,27 @@ impl CommandLine {
     }
 
     /// Whether every text that it stands for has dm-verity check the root or `/usr` against one root hash, the same in
-    /// all: `roothash=` and `usrhash=` (systemd), `dm-mod.create=` (dm-init).
+    /// all: `roothash=` and `usrhash=` (systemd), `dm-mod.create=` (dm-init). What is mounted must be fixed too: with
+    /// `root=*`, a file system that nothing checks could be.
     #[must_use]
     pub fn names_root_hash(&self) -> bool {
-        let fixed = |name: &str| {
-            let mut all = self.pattern.split(' ').filter_map(|parameter| parameter.strip_prefix(name));
+        let values = |name: &'static str| self.pattern.split(' ').filter_map(move |word| word.strip_prefix(name));
+        let fixed = |name, mounted| {
+            let mut all = values(name);
             // Which of two counts is the reader's choice.
-            matches!((all.next(), all.next()), (Some(hash), None) if !hash.is_empty() && !hash.contains(['*', '\\']))
+            let hash = matches!((all.next(), all.next()), (Some(hash), None) if !hash.is_empty() && is_fixed(hash));
+            hash && values(mounted).all(is_fixed) && !self.may_have(name) && !self.may_have(mounted)
         };
         let table = self.is_exact().and_then(|text| text.split_once("dm-mod.create="));
-        fixed("roothash=") || fixed("usrhash=") || table.is_some_and(|(_, table)| table.contains(" verity "))
+        fixed("roothash=", "root=")
+            || fixed("usrhash=", "mount.usr=")
+            || table.is_some_and(|(_, table)| table.contains(" verity "))
+    }
+
+    /// Whether an asterisk may begin, or go on into, a parameter of this name: `*`, `ro*`.
+    fn may_have(&self, name: &str) -> bool {
+        let mut heads = self.pattern.split(' ').filter_map(|word| word.split_once('*').map(|(head, _)| head));
+        heads.any(|head| name.starts_with(head) && head.len() < name.len())
     }
 
     /// Whether it stands for `text`, in time linear in both: each part is searched for once, leftmost, and where no
@@ -86,14 +97,25 @@ impl CommandLine {
                 None => return false,
             }
         }
-        left.strip_suffix(last.as_str()).is_some_and(|run| !run.contains(' '))
+        left.strip_suffix(last.as_str()).is_some_and(is_run)
     }
 }
 
-/// What follows the leftmost `part` in `text` with no space before it.
+fn is_fixed(value: &str) -> bool {
+    !value.contains(['*', '\\'])
+}
+
+/// What follows the leftmost `part` in `text` with a run before it.
 fn find_in_run<'a>(text: &'a str, part: &str) -> Option<&'a str> {
     let (before, after) = text.split_once(part)?;
-    (!before.contains(' ')).then_some(after)
+    is_run(before).then_some(after)
+}
+
+/// Whether an asterisk may stand for `text`: it neither ends a parameter nor makes the next ones part of it. The kernel
+/// takes every byte that is white space in Latin-1 for it (lib/ctype.c), 0xA0 of a UTF-8 character too; init reads single
+/// quotes as well (systemd's `proc_cmdline_parse`).
+fn is_run(text: &str) -> bool {
+    !text.bytes().any(|byte| matches!(byte, b' ' | 0x09..=0x0D | 0xA0 | b'"' | b'\''))
 }
 
 impl fmt::Display for CommandLine {
@@ -120,6 +142,18 @@ mod tests {
         assert!(matches("a=* b=*-x c", "a=1 b=-x-x c"));
         assert!(!matches("a=* c", "a=1  c"));
         assert!(!matches("quiet", "quiet init=/bin/sh") && !matches("quiet", "init=/bin/sh quiet"));
+        for white in ['\t', '\n', '\u{B}', '\u{C}', '\r', '\u{A0}'] {
+            assert!(!matches("root=* ro", &format!("root=1{white}init=/bin/sh ro")), "{white:?}");
+            assert!(!matches("root=*x* ro", &format!("root=1{white}init=/bin/sh x ro")), "{white:?}");
+        }
+    }
+
+    #[test]
+    fn a_star_never_takes_the_parameters_after_it_away() {
+        for quote in ["\"", "'"] {
+            assert!(!matches("root=* lockdown=integrity", &format!("root={quote}x lockdown=integrity")), "{quote}");
+        }
+        assert!(matches("root=\"*\" ro", "root=\"x\" ro"));
     }
 
     #[test]
@@ -143,7 +177,12 @@ mod tests {
     #[test]
     fn a_root_hash_is_named_where_it_is_one_and_fixed() {
         let names = |pattern: &str| CommandLine::parse(pattern).unwrap().names_root_hash();
-        assert!(names("roothash=ab12 quiet") && names("quiet usrhash=ab12") && names("root=* roothash=ab12"));
+        assert!(names("roothash=ab12 quiet") && names("quiet usrhash=ab12") && names("tty=* roothash=ab12"));
+        assert!(names("root=/dev/mapper/root roothash=ab12") && names("mount.usr=/dev/mapper/usr usrhash=ab12"));
+        assert!(!names("root=* roothash=ab12") && !names("roothash=ab12 root=/dev/*"));
+        assert!(!names("usrhash=ab12 mount.usr=*") && names("root=* usrhash=ab12"));
+        // A pattern that can be another parameter altogether.
+        assert!(!names("* roothash=ab12") && !names("roothash=ab12 ro*") && names("roothash=ab12 x*"));
         assert!(names("dm-mod.create=\"v,,,ro,0 8 verity 1 a b\" root=/dev/dm-0"));
         for none in ["", "roothash=", "roothash=*", "roothash=a roothash=b", "xroothash=ab", "dm-mod.create=\"linear\""]
         {

@@ -299,7 +299,7 @@ impl BootRules {
                 AttesterIn::Initrd => "the attester cannot be in the initrd, because no event measures one",
                 AttesterIn::Verity => {
                     "the attester cannot be under dm-verity, because a command line has no roothash=, usrhash= or \
-                     dm-mod.create= with a fixed root hash"
+                     dm-mod.create= with a fixed root hash, or lets root= or mount.usr= vary beside it"
                 }
             }));
         }

@@ -79,8 +79,8 @@ pub(crate) struct Build {
     /// `tpm2_pcrread sha256` printed
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) boot_pcrs: Vec<PathBuf>,
-    /// Command line that the kernel may get; * stands for anything without a space, \* for itself; may be given several
-    /// times
+    /// Command line that the kernel may get; * stands for anything without white space and quotation marks, \* for
+    /// itself; may be given several times
     #[arg(long, value_name = "PATTERN", requires = "boot_log", allow_hyphen_values = true)]
     pub(crate) cmdline: Vec<String>,
     /// Unified kernel image that booted: its command line is allowed, and its kernel's release known
