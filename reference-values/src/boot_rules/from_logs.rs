@@ -15,7 +15,7 @@ use evidence::{
         Content, EV_ACTION, EV_EFI_ACTION, EV_EFI_EVENT_BASE, EV_EFI_GPT_EVENT, EV_EFI_GPT_EVENT2,
         EV_EFI_HANDOFF_TABLES, EV_EFI_HANDOFF_TABLES2, EV_EFI_VARIABLE_BOOT, EV_EFI_VARIABLE_BOOT2, EV_IPL,
         EV_NONHOST_CONFIG, EV_NONHOST_INFO, EV_OMIT_BOOT_DEVICE_EVENTS, EV_PLATFORM_CONFIG_FLAGS, EV_SEPARATOR,
-        EV_TABLE_OF_DEVICES, Event, EventLog, INITRD_TAG, Separator, event_type_name,
+        EV_TABLE_OF_DEVICES, Event, EventLog, Format, INITRD_TAG, Proof, Separator, event_type_name,
     },
     pcr::{HashAlgorithm, sha256},
 };
@@ -177,8 +177,8 @@ const fn ordinal(at: usize) -> usize {
 #[derive(Default)]
 struct Measured {
     digests: Vec<[u8; 32]>,
-    /// Whether all are commands of GRUB, with the text that the digest proves.
-    grub_commands: bool,
+    /// Whether all are words that their digests prove: commands of GRUB, or actions.
+    words: bool,
 }
 
 /// One log, sorted by what is judged.
@@ -195,9 +195,12 @@ struct Boot<'a> {
 impl<'a> Boot<'a> {
     fn read(log: &EventLog<'a>) -> Result<Self, NotGood> {
         let mut boot = Self::default();
+        // An entry of coreboot extends one bank, and says nothing of the others.
+        let of_another_bank =
+            |event: &Event<'_>| log.format() == Format::Coreboot && event.digest(HashAlgorithm::Sha256).is_none();
         for event in log.events() {
             let event = event?;
-            if event.extends() {
+            if event.extends() && !of_another_bank(&event) {
                 boot.event(&event)?;
             }
         }
@@ -226,11 +229,11 @@ impl<'a> Boot<'a> {
             self.variables.push((event.index, which, data));
         } else if let Some(key) = EventKey::of(event) {
             self.initrd |= measures_initrd(event, &digest);
-            let command = is_grub_command(event);
-            let first = Measured { digests: Vec::new(), grub_commands: true };
+            let words = is_grub_command(event) || is_action(event);
+            let first = Measured { digests: Vec::new(), words: true };
             let measured = self.events.entry(key).or_insert(first);
             measured.digests.push(digest);
-            measured.grub_commands &= command;
+            measured.words &= words;
         }
         Ok(())
     }
@@ -257,9 +260,13 @@ impl<'a> Boot<'a> {
         Ok(())
     }
 
-    /// Whether Secure Boot was on, in user mode: images were checked, and nobody could set keys without being asked.
+    /// Whether Secure Boot was on, in user mode: images were checked, and nobody could set keys without being asked. What
+    /// no separator ends may come from anybody later.
     fn secure_boot(&self) -> bool {
         use SecureBootVariable::{AuditMode, Pk, SecureBoot, SetupMode};
+        if !self.separators.contains(&7) {
+            return false;
+        }
         let on = self.variables.iter().any(|(_, which, data)| *which == SecureBoot && *data == [1]);
         let open = |(_, which, data): &(_, _, &[u8])| matches!(which, SetupMode | AuditMode) && *data != [0];
         on && !self.variables.iter().any(open) && self.databases.get(&Pk).is_some_and(|pk| !pk.is_empty())
@@ -277,6 +284,11 @@ fn is_debug_mode(event: &Event<'_>, digest: &[u8; 32]) -> bool {
 fn is_grub_command(event: &Event<'_>) -> bool {
     let labelled = matches!(event.content(), Content::Words(words) if words.label() == Some(GRUB_COMMAND));
     labelled && event.proves_content(HashAlgorithm::Sha256)
+}
+
+/// A digest of words, and of nothing that runs: coreboot gives its entries of code a type of actions.
+fn is_action(event: &Event<'_>) -> bool {
+    matches!(event.content(), Content::Action(_)) && event.proof(HashAlgorithm::Sha256) == Proof::Whole
 }
 
 /// Linux's EFI stub in PCR 9, systemd-stub's section in PCR 11, a file that GRUB read into PCR 9.
@@ -306,8 +318,8 @@ fn event_rules(boots: &[Boot<'_>], told: &mut Vec<Generalised>) -> BTreeMap<Even
     let by_uefi = keys.iter().any(|key| key.event_type >= EV_EFI_EVENT_BASE);
     let rules = keys.into_iter().map(|key| {
         let sequences = boots.iter().map(|boot| boot.digests(&key)).collect::<BTreeSet<_>>();
-        let of_grub = boots.iter().filter_map(|boot| boot.events.get(&key)).all(|measured| measured.grub_commands);
-        let (rule, generalised) = event_rule(key, sequences, of_grub, by_uefi);
+        let words = boots.iter().filter_map(|boot| boot.events.get(&key)).all(|measured| measured.words);
+        let (rule, generalised) = event_rule(key, sequences, words, by_uefi);
         told.extend(generalised.map(|(what, why)| Generalised { key: Some(key), what, why }));
         (key, rule)
     });
@@ -318,7 +330,7 @@ fn event_rules(boots: &[Boot<'_>], told: &mut Vec<Generalised>) -> BTreeMap<Even
 fn event_rule(
     key: EventKey,
     sequences: BTreeSet<Vec<[u8; 32]>>,
-    grub_commands: bool,
+    words: bool,
     by_uefi: bool,
 ) -> (EventRule, Option<(String, &'static str)>) {
     let count = sequences.len();
@@ -329,10 +341,10 @@ fn event_rule(
         return (EventRule::Sequences(sequences), None);
     }
     match key.event_type {
-        EV_IPL if key.pcr == 8 && grub_commands => {
+        EV_IPL if key.pcr == 8 && words => {
             return any_of(&sequences, "the logs differ in commands of GRUB; none is allowed that no log shows");
         }
-        EV_ACTION | EV_EFI_ACTION | EV_OMIT_BOOT_DEVICE_EVENTS if key.pcr != 7 => {
+        EV_ACTION | EV_EFI_ACTION | EV_OMIT_BOOT_DEVICE_EVENTS if key.pcr != 7 && words => {
             return any_of(&sequences, "the logs differ in what was tried or done again, which carries no code");
         }
         _ => {}
@@ -628,6 +640,34 @@ mod tests {
     }
 
     #[test]
+    fn digests_of_code_that_are_called_actions_are_sequences() {
+        let stage =
+            |log: Log, digest| log.digest(2, EV_ACTION, [digest; 32], b"FMAP: COREBOOT CBFS: fallback/romstage");
+        let logs = [stage(stage(good(), 1), 2), stage(stage(good(), 3), 4)];
+        let (rules, _) = rules(&logs);
+        let both = [vec![[1; 32], [2; 32]], vec![[3; 32], [4; 32]]];
+        assert_eq!(rules.events()[&key(2, EV_ACTION)], EventRule::Sequences(both.into()));
+    }
+
+    #[test]
+    fn a_log_of_coreboot_gives_rules_for_what_it_says_of_sha256() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/boot/handmade");
+        let log = Log(fs::read(folder.join("coreboot/eventlog.bin")).unwrap());
+        let (one, _) = rules(std::slice::from_ref(&log));
+        assert!(meets(&log, &one) && one.events().keys().all(|key| key.event_type == EV_ACTION));
+        // Another romstage: two boots are good, and no mixture of them.
+        let mut other = log.clone();
+        let digest = EventLog::read(&log.0)
+            .unwrap()
+            .events()
+            .find_map(|event| event.unwrap().digest(HashAlgorithm::Sha256).map(<[u8]>::to_vec));
+        let at = log.0.windows(32).position(|window| window == digest.as_deref().unwrap()).unwrap();
+        other.0[at] ^= 1;
+        let (both, _) = rules(&[log, other]);
+        assert!(both.events().values().all(|rule| matches!(rule, EventRule::Sequences(_))), "{both:?}");
+    }
+
+    #[test]
     fn secure_boot_is_required_where_every_log_shows_it_on_in_user_mode() {
         let (both, told) = rules(&[good(), Log::new().secure_boot(1, b"xy").separators().event(4, 5, b"a")]);
         let secure_boot = both.secure_boot();
@@ -636,6 +676,9 @@ mod tests {
         assert_eq!((&secure_boot.db, &secure_boot.dbx_at_least), (&Some([entry(b'D')].into()), &[entry(b'x')].into()));
         assert!(!told.iter().any(|one| one.what.contains("not required")));
 
+        // What no separator ends, anybody may have measured later.
+        let never_closed = Log::new().event(0, 8, b"version").secure_boot(1, b"x");
+        assert!(!self::rules(&[never_closed]).0.secure_boot().required);
         let off = |log: Log| log.separators().event(4, 5, b"a");
         let begun = || Log::new().secure_boot(1, b"x");
         let no_pk = Log::new().variable(EFI_GLOBAL_VARIABLE, "SecureBoot", &[1]);
