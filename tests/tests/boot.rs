@@ -331,6 +331,39 @@ fn without_the_kernel_s_configuration_the_remedy_is_named() {
     assert!(codes(&bare).contains(&Code::RuntimeUnanchored));
 }
 
+/// IMA's first entry after a boot by this log.
+fn boot_aggregate(log: &[u8]) -> [u8; 32] {
+    let replay = EventLog::read(log).unwrap().replay(Some(HashAlgorithm::Sha256)).unwrap();
+    let pcrs: Vec<[u8; 32]> = (0..10).map(|pcr| replay.sha256(pcr).unwrap_or_default()).collect();
+    sha256(pcrs.as_flattened())
+}
+
+/// A kernel with IMA that is told to measure nothing has a list all the same.
+#[test]
+fn ima_vouches_for_programs_only_where_its_list_shows_one_that_runs() {
+    let tools = Executable { digest: [7; 32], path: "/bin/tools".into() };
+    let executables = vec![Executable { digest: INIT, path: "/bin/init".into() }, tools];
+    let mut pair = Pair::new(GOOD, vec![Release::new(PRODUCT, "1.0", 1, executables, vec![]).unwrap()]);
+    pair.judge.policy = Policy::default();
+    pair.device.measure("boot_aggregate", boot_aggregate(GOOD));
+    assert!(codes(&pair.attest(Attach::LogsFrom(0))).contains(&Code::RuntimeUnanchored));
+    // A file that a release lists may have been read by anyone.
+    pair.device.measure("/bin/tools", [7; 32]);
+    let read = pair.attest(Attach::LogsFrom(0));
+    assert!(codes(&read).contains(&Code::RuntimeUnanchored));
+    assert_eq!(read.state.vector.get(Claim::Executables), None);
+    pair.device.measure("/bin/init", INIT);
+    let seen = pair.attest(Attach::LogsFrom(0));
+    assert!(!codes(&seen).contains(&Code::RuntimeUnanchored), "{:?}", seen.state.causes);
+    assert_eq!(seen.state.vector.get(Claim::Executables), Some(2));
+    // It is remembered while nothing new comes, and found again where reference values change.
+    assert_eq!(pair.attest(Attach::Nothing).state.vector.get(Claim::Executables), Some(2));
+    let executables = [(INIT, "/bin/init"), ([7; 32], "/bin/tools"), ([8; 32], "/bin/more")];
+    let executables = executables.map(|(digest, path)| Executable { digest, path: path.into() }).to_vec();
+    pair.judge.references = references(vec![Release::new(PRODUCT, "1.1", 2, executables, vec![]).unwrap()]);
+    assert_eq!(pair.attest(Attach::Nothing).state.vector.get(Claim::Executables), Some(2));
+}
+
 #[test]
 fn the_attester_is_anchored_by_a_boot_that_vouches_for_it_and_no_other() {
     let anchored = || release("1.0", 1, vec![rules(GOOD, None, Some(AttesterIn::Initrd))]);

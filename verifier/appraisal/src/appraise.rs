@@ -21,7 +21,7 @@ use crate::{
     policy::{Policy, SecureBoot, Unlisted},
     runtime::{self, Finder, Reach, Replay},
     standing::{EkClass, Standing},
-    state::{Approval, Attested, BootState, DeviceState, Finding, MeasuredFile, keep_compromise},
+    state::{Approval, Attested, BootState, DeviceState, Finding, ImaSight, MeasuredFile, keep_compromise},
     verdict::Verdict,
 };
 
@@ -349,6 +349,7 @@ fn reconsider(
         boot.findings.retain(|finding| !is_by_reference(finding));
         boot.releases = None;
         boot.ima_policy = None;
+        boot.ima_sight = Some(ImaSight::NONE);
         boot.further_findings = 0;
         judge(boot, held, false);
         for finding in &mut boot.findings {
@@ -375,6 +376,8 @@ struct Claims {
     boot_releases: Vec<String>,
     /// Whether the boot vouches for the attester's own file.
     anchored: bool,
+    /// Whether the kernel was told, or given a policy, to measure programs with IMA.
+    ima_told: bool,
 }
 
 fn judge(
@@ -442,6 +445,7 @@ fn judge_boot(boot: &BootState, pcrs: &PcrValues, against: &Against<'_>, claims:
                 let detail = format!("release {}: not shown: {}", matched.release.name(), missing.join("; "));
                 causes.add(Code::BootUnprotected, &detail);
             }
+            claims.ima_told = matched.iter().any(|matched| is_told_to_measure(boot, matched));
             claims.anchored = matched.iter().any(|matched| anchors_attester(matched));
             claims.boot_releases = matched.iter().map(|matched| matched.release.name().to_owned()).collect();
         }
@@ -462,6 +466,13 @@ fn known<'a>(boot: &'a BootState, matched: &Matched<'a>) -> Known<'a> {
         secure_boot: boot.boot_log.as_ref().and_then(|log| log.secure_boot) == Some(true),
         measures_kexec: loaded.any(|policy| policy.measures_kexec),
     }
+}
+
+/// Whether IMA measures programs by what was measured before it began: the command line, or a policy of the release.
+fn is_told_to_measure(boot: &BootState, matched: &Matched<'_>) -> bool {
+    let command_line = matched.rules.and_then(|(_, judged)| judged.command_line.as_deref());
+    let policy = matched.release.ima_policies().iter().any(|policy| Some(policy.digest) == boot.ima_policy);
+    policy || command_line.is_some_and(protection::measures_programs)
 }
 
 /// Whether the attester's own file is bound to this boot: rules are made so only where an initrd is listed, or every command
@@ -490,8 +501,10 @@ fn judge_runtime(measured: &Measured, boot: &BootState, judged: bool, claims: &m
             let detail = "another kernel was started, and nothing that was measured before vouches for it";
             causes.add(Code::RuntimeUnanchored, detail);
         }
-        (Reach::Quote, _) => claims.vector.set(Claim::Executables, 2),
-        (_, Reach::Quote) => {
+        (Reach::Quote, runtime) if claims.ima_told || boot.ima_shows_programs(runtime != Reach::Unused) => {
+            claims.vector.set(Claim::Executables, 2);
+        }
+        (Reach::Quote, _) | (_, Reach::Quote) => {
             claims.vector.set(Claim::Executables, 3);
             if !claims.anchored {
                 causes.add(Code::RuntimeUnanchored, "the attester is not measured by anything that ran before it");

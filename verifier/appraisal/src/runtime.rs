@@ -310,7 +310,7 @@ impl Replay<'_> {
             // Words of the kernel, which is judged by the boot: its version, its command line for kexec, its own state.
         } else if let Some(digest) = entry.fields.digest {
             match digest.bytes.try_into() {
-                Ok(digest) => self.files.all.push(MeasuredFile { digest, path, kind: "ima".into() }),
+                Ok(digest) => self.files.all.push(MeasuredFile { digest, path, kind: IMA.into() }),
                 Err(_) => self.find(Code::RuntimeUnmeasured, format!("{path}: digest is not SHA-256")),
             }
         }
@@ -328,29 +328,39 @@ fn is_buffer(fields: &ima::Fields<'_>) -> bool {
 
 /// Holds files against the releases of a product, and narrows down which release this is. `anew`: they were not there
 /// before.
-pub(crate) fn judge_files<'a>(
+pub(crate) fn judge_files(
     references: &ReferenceIndex,
     product: ProductRef<'_>,
-    files: impl IntoIterator<Item = &'a MeasuredFile>,
+    files: &[MeasuredFile],
     anew: bool,
     boot: &mut BootState,
     finder: &Finder,
 ) {
+    if let Some(sight) = &mut boot.ima_sight {
+        let programs = files.iter().filter(|file| file.kind == Kind::Executable.name());
+        programs.for_each(|program| sight.runs(&program.digest));
+    }
     for file in files {
         note_policy(product, file, boot, finder.now);
         let listing = listing(references, product, &file.digest, finder.now);
         if listing.is_empty() {
             finder.find(boot, unlisted_code(file), detail(file), anew);
-        } else {
-            narrow(&mut boot.releases, &listing);
+            continue;
+        }
+        narrow(&mut boot.releases, &listing);
+        if let Some(sight) = boot.ima_sight.as_mut().filter(|_| file.kind == IMA) {
+            sight.lists(&file.digest);
         }
     }
 }
 
+/// Kind of a file that IMA's list names.
+const IMA: &str = "ima";
+
 /// Remembers the IMA policy that the list shows. An entry says that the file was read; that it was loaded as well, only a
 /// policy says that measures policies and nothing else that root reads.
 fn note_policy(product: ProductRef<'_>, file: &MeasuredFile, boot: &mut BootState, now: UnixSeconds) {
-    let by_ima = file.kind == "ima";
+    let by_ima = file.kind == IMA;
     let mut releases = product.releases().filter(|(_, release)| boot::is_valid(release, now));
     if by_ima && releases.any(|(_, release)| release.ima_policies().iter().any(|policy| policy.digest == file.digest)) {
         boot.ima_policy = Some(file.digest);

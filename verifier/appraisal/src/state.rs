@@ -120,6 +120,53 @@ pub struct BootState {
     /// The IMA policy of a release that the list shows last.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
     pub(crate) ima_policy: Option<[u8; 32]>,
+    /// Whether IMA shows programs; `None` in states from before this was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ima_sight: Option<ImaSight>,
+}
+
+/// Whether IMA's list shows what runs. A kernel with IMA and without a policy has a list too, of boot_aggregate alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImaSight {
+    /// Whether it lists a file that a release lists.
+    files: bool,
+    /// Whether one of these is a program that the runtime log reports as running.
+    programs: bool,
+    /// First bytes of the digests of such programs, the first few, until then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    running: Vec<[u8; 8]>,
+}
+
+impl ImaSight {
+    /// Nothing seen yet.
+    pub(crate) const NONE: Self = Self { files: false, programs: false, running: Vec::new() };
+    /// Programs that are looked for: init and its first children, among them the attester.
+    const MAX_RUNNING: usize = 32;
+
+    /// Takes notice of a program that the runtime log reports.
+    pub(crate) fn runs(&mut self, digest: &[u8; 32]) {
+        if let Some(first) = digest.first_chunk()
+            && !self.programs
+            && self.running.len() < Self::MAX_RUNNING
+            && !self.running.contains(first)
+        {
+            self.running.push(*first);
+        }
+    }
+
+    /// Takes notice of a file of IMA's list that a release lists: what begins like it and is listed is the same file.
+    pub(crate) fn lists(&mut self, digest: &[u8; 32]) {
+        self.files = true;
+        self.programs |= digest.first_chunk().is_some_and(|first| self.running.contains(first));
+        if self.programs {
+            self.running = Vec::new();
+        }
+    }
+
+    /// Whether programs are in the list, as far as the runtime log (where there is one) can tell.
+    pub(crate) const fn shows_programs(&self, with_runtime_log: bool) -> bool {
+        self.programs || (self.files && !with_runtime_log)
+    }
 }
 
 /// PCR values from which logs go on that began anew.
@@ -237,12 +284,19 @@ impl BootState {
             log_wanted: false,
             kexec: None,
             ima_policy: None,
+            ima_sight: Some(ImaSight::NONE),
         }
     }
 
     /// Whether a log contradicts what was quoted.
     pub(crate) fn is_contradicted(&self) -> bool {
         self.findings.iter().any(|finding| finding.code == Code::LogMismatch)
+    }
+
+    /// Whether IMA's list shows what runs.
+    pub(crate) fn ima_shows_programs(&self, with_runtime_log: bool) -> bool {
+        // Of an older state nothing is known but that there is more than boot_aggregate.
+        self.ima_sight.as_ref().map_or(self.ima.next > 1, |sight| sight.shows_programs(with_runtime_log))
     }
 
     /// What the runtime log's PCR held before its first entry.
@@ -555,6 +609,7 @@ mod tests {
         state.boot.log_wanted = true;
         state.boot.kexec = Some(Beginnings { ima: [3; 32], runtime: Some([4; 32]) });
         state.boot.ima_policy = Some([5; 32]);
+        state.boot.ima_sight.as_mut().unwrap().runs(&[6; 32]);
         state.boot.set_explained(Anchor { runtime: Track::from_start([1; 32]), ima: state.boot.ima }, false);
         let bytes = serde_cbor::to_vec(&state).unwrap();
         assert_eq!(serde_cbor::from_slice::<DeviceState>(&bytes).unwrap(), state);

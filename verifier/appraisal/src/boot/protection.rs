@@ -98,6 +98,16 @@ impl Told {
     }
 }
 
+/// Whether the command line has IMA measure every program that is run and every library that is mapped, from the first on
+/// (security/integrity/ima/ima_policy.c, `ima_policy=tcb` and the older `ima_tcb`).
+pub(crate) fn measures_programs(command_line: &str) -> bool {
+    Parameters(command_line.as_bytes()).any(|parameter| match parameter {
+        (b"ima_tcb", _) => true,
+        (b"ima_policy", Some(list)) => list.split(|byte| matches!(byte, b'|' | b' ')).any(|policy| policy == b"tcb"),
+        _ => false,
+    })
+}
+
 /// Parameters in the order of the command line, each with its value, as `next_arg` of the kernel tells them apart.
 struct Parameters<'a>(&'a [u8]);
 
@@ -164,6 +174,18 @@ mod tests {
         );
         let told = "lockdown=confidentiality sysctl.kernel.modules_disabled=1 sysctl.kernel.kexec_load_disabled=1";
         assert_eq!(lacks(&kernel(false, Lockdown::OnRequest, Kexec::Any), told, false, false), [""; 0]);
+    }
+
+    #[test]
+    fn ima_measures_programs_where_the_kernel_was_told_to() {
+        for told in
+            ["ima_policy=tcb", "quiet ima_policy=\"critical_data|tcb\"", "\"ima_policy=tcb critical_data\"", "ima_tcb"]
+        {
+            assert!(measures_programs(told), "{told}");
+        }
+        for not in ["", "ima_policy=critical_data", "ima_policy=tcbx", "quiet -- ima_policy=tcb", "ima_hash=sha256"] {
+            assert!(!measures_programs(not), "{not}");
+        }
     }
 
     #[test]
