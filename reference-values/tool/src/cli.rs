@@ -66,8 +66,8 @@ Boot logs come from /sys/kernel/security/tpm0/binary_bios_measurements of device
 logs become rules that all of them meet: give one of each variant of hardware and firmware, and of a second boot of one
 device. What the rules leave open is printed. Most logs hold only a digest of the kernel's command line: give the text,
 as /proc/cmdline had it, or the unified kernel image that has it.
-Files count by their content (ELF, interpreter line) or executable bit; links are not followed and other file systems
-not entered. The same input gives the same bytes where --sequence or SOURCE_DATE_EPOCH is given.")]
+Files count by their content (ELF, interpreter line) or executable bit, and /etc/ld.so.cache and /etc/ld.so.preload; links
+are not followed and other file systems not entered. The same input gives the same bytes where --sequence or SOURCE_DATE_EPOCH is given.")]
 pub(crate) struct Build {
     /// Folder that holds a root file system, or an unpacked initrd; may be given several times
     #[arg(long, value_name = "DIR", required_unless_present_any = ["boot_log", "boot_pcrs"])]

@@ -2,7 +2,8 @@
 //!
 //! Symbolic links are never followed, and every step is taken from an open folder to a name in it, so that neither a
 //! link nor a folder that is moved meanwhile leads outside. What counts is content: ELF (programs, libraries, kernel
-//! modules), an interpreter line, a compressed kernel module; besides, whatever has an executable bit.
+//! modules), an interpreter line, a compressed kernel module; besides, whatever has an executable bit, and what tells the dynamic
+//! linker which libraries to load.
 
 use std::{
     collections::HashSet,
@@ -181,8 +182,12 @@ fn runs(path: &Path, beginning: &[u8]) -> bool {
                 path.extension().is_some_and(|own| own == *extension) && beginning.starts_with(magic)
             })
     };
-    beginning.starts_with(b"\x7fELF") || beginning.starts_with(b"#!") || compressed_module()
+    let loads = || LOADS.iter().any(|name| path.ends_with(name));
+    beginning.starts_with(b"\x7fELF") || beginning.starts_with(b"#!") || compressed_module() || loads()
 }
+
+/// Files by which the dynamic linker chooses libraries (ld.so(8)). Kernels that measure what root reads list them.
+const LOADS: [&str; 2] = ["etc/ld.so.cache", "etc/ld.so.preload"];
 
 /// The path as text without control characters; bytes that are no text stand as `\xNN`.
 pub(crate) fn readable(path: &Path) -> String {

@@ -277,6 +277,17 @@ fn an_ima_policy_is_listed_as_the_device_sees_it() {
 }
 
 #[test]
+fn what_chooses_libraries_is_measured_like_what_runs() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.path("root/etc")).unwrap();
+    bench.write("root/etc/ld.so.cache", b"glibc-ld.so.cache1.1", 0o644);
+    bench.write("root/etc/other.cache", b"words", 0o644);
+    bench.ok("build --rootfs root --product p --release 1 --sequence 1 -o a");
+    let shown = bench.ok("show a");
+    assert!(shown.contains("/etc/ld.so.cache") && !shown.contains("other.cache"), "{shown}");
+}
+
+#[test]
 fn several_roots_are_one_release() {
     let bench = Bench::new();
     fs::create_dir_all(bench.path("initrd")).unwrap();
