@@ -63,7 +63,7 @@ finish() {
   trap - EXIT
   if ((status)) && [[ -n ${WORK:-} ]]; then
     echo "vm: $NAME failed; the last lines of its logs follow" >&2
-    tail -n 15 "$WORK"/host/*.log >&2 2>/dev/null || true
+    tail -n 15 "$WORK"/host/*.log "${MACHINE:-$WORK}/console.log" >&2 2>/dev/null || true
     [[ -z $QEMU_PID ]] || GUEST_LIMIT=10 guest 'tail -n 15 /var/log/attester.log 2>/dev/null || journalctl --no-pager -n 60' >&2 || true
   fi
   power_cut
@@ -99,7 +99,7 @@ run_all() {
       failed=$((failed + 1)) said=FAILED
       cat "$log.err" >&2
     fi
-    printf '%-24s %5d s  %s  %s\n' "$name" $((SECONDS - began)) "$said" "$(tail -n 1 "$log")"
+    printf '%-24s %5d s  %s  %s\n' "$name" $((SECONDS - began)) "$said" "$(tail -n 1 "$log" | cut -c 1-160)"
   done
   rm -f "$log" "$log.err"
   echo "$passed passed, $failed failed"

@@ -38,10 +38,14 @@ set_secure_boot() {
 # load_esp IMAGE: what it boots from now on.
 load_esp() { cp --sparse=always "$1/esp.img" "$MACHINE/esp.img"; }
 
+# tidy_root: replays the journal of the root file system, which is never unmounted.
+tidy_root() { e2fsck -fy "$MACHINE/root.img" >/dev/null 2>&1 || (($? < 4)); }
+
 # load_image IMAGE: another kernel and root file system, as an update brings them. What the attester keeps moves along.
 load_image() {
-  load_esp "$1"
   local kept=$MACHINE/kept
+  load_esp "$1"
+  tidy_root
   rm -rf "$kept"
   mkdir "$kept"
   debugfs -R "rdump /var/lib/countersign $kept" "$MACHINE/root.img" >/dev/null 2>&1

@@ -8,10 +8,10 @@ EXPECTED='warning release.stale'
 
 scenario() {
   update
+  power_off
   make_image
   reference_boot "$IMAGE"
   sign_release 1.0 "$IMAGE" "$BOOT_LOG" --retire-at "$(date -u -d yesterday +%Y-%m-%d)"
-  power_off
   load_image "$IMAGE"
   boot_told
   # shellcheck disable=SC2086 # words
