@@ -21,17 +21,29 @@ readonly IMAGE_MODULES=(
 
 IMA_POLICY=$VM/../../packaging/ima/policy
 
+newest_kernel() {
+  apt-cache pkgnames linux-image-6.1.0- | grep -E '^linux-image-6\.1\.0-[0-9]+-cloud-amd64$' | sort -V | tail -n 1 || true
+}
+
 # need_kernel: unpacks the newest Linux 6.1 for clouds, signed by Debian. Sets KERNEL_RELEASE and KERNEL_DIR.
 need_kernel() {
   local package
-  package=$(apt-cache pkgnames linux-image-6.1.0- | grep -E '^linux-image-6\.1\.0-[0-9]+-cloud-amd64$' | sort -V | tail -n 1)
-  [[ $package ]] || { apt-get -qq update; need_kernel; return; }
+  package=$(newest_kernel)
+  [[ $package ]] || { apt-get -qq update && package=$(newest_kernel); }
+  [[ $package ]] || { echo "apt knows no linux-image-6.1.0-*-cloud-amd64" >&2; return 1; }
   KERNEL_RELEASE=${package#linux-image-}
   KERNEL_DIR=$VM_CACHE/kernel/$KERNEL_RELEASE
-  [[ -e $KERNEL_DIR/boot/vmlinuz-$KERNEL_RELEASE ]] && return
+  [[ ! -e $KERNEL_DIR/boot/vmlinuz-$KERNEL_RELEASE ]] || return 0
   rm -rf "$KERNEL_DIR.new"
   mkdir -p "$KERNEL_DIR.new"
-  (cd "$KERNEL_DIR.new" && apt-get -qq -o APT::Sandbox::User=root download "$package" && dpkg-deb -x ./*.deb . && rm ./*.deb)
+  (
+    cd "$KERNEL_DIR.new" || exit
+    download() { apt-get -qq -o APT::Sandbox::User=root download "$package"; }
+    # The list may name a version that its server has no more.
+    download || { apt-get -qq update && download; }
+    dpkg-deb -x ./*.deb .
+    rm ./*.deb
+  )
   rm -rf "$KERNEL_DIR"
   mv "$KERNEL_DIR.new" "$KERNEL_DIR"
 }
