@@ -291,7 +291,7 @@ impl Status {
     pub(crate) fn judged(&mut self, verifier: &str, said: Said) {
         let standing = self.standing.entry(verifier.to_owned()).or_default();
         (standing.unobjected, standing.last_unobjected, standing.last_unobjected_seconds) = (0, None, 0);
-        let until = (since_boot() + said.lifetime).as_secs();
+        let until = since_boot().saturating_add(said.lifetime).as_secs();
         standing.of_boot = kernel_id().map(|kernel| OfBoot { kernel, until });
         self.verifiers.insert(verifier.to_owned(), said);
     }
