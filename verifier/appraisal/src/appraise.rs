@@ -297,7 +297,8 @@ fn measure(
     let quoted = |values: &PcrValues| values.quote_digest() == evidence.quote().pcr_digest;
     let held = boot.pcrs();
     let Some(pcrs) = attached.or_else(|| held.clone()).filter(quoted) else { return Ok(Measured::NOTHING) };
-    if resuming && held.is_some_and(|held| !boot::same_boot(&held, &pcrs)) {
+    let extended = held.as_ref().and_then(|held| boot::differing(held, &pcrs));
+    if resuming && extended.is_some() {
         return Err(AnotherBoot);
     }
     boot.set_pcrs(&pcrs);
@@ -310,6 +311,10 @@ fn measure(
         finder.find(boot, Code::LogMismatch, contradiction, true);
         false
     });
+    if let Some(pcr) = extended.filter(|_| !boot_log && boot.boot_log.is_some()) {
+        let detail = format!("boot log: something extended PCR {pcr} after the boot, and it leads there no more");
+        finder.find(boot, Code::LogMismatch, detail, true);
+    }
     let attached_log = evidence.attachment(LogKind::Boot).filter(|_| boot_log).map(|log| log.bytes.as_slice());
     let mut replay = Replay {
         pcrs: &pcrs,

@@ -32,9 +32,9 @@ const LATER_PCRS: std::ops::RangeInclusive<u8> = 11..=15;
 /// What else systemd-stub measures, where it measures: credentials and command lines, system extensions.
 const STUB_PCRS: [u8; 2] = [12, 13];
 
-/// Whether the PCRs of what ran before the operating system are the same.
-pub(crate) fn same_boot(held: &PcrValues, quoted: &PcrValues) -> bool {
-    BOOT_PCRS.into_iter().all(|pcr| held.get(usize::from(pcr)) == quoted.get(usize::from(pcr)))
+/// The first PCR of what ran before the operating system that is another: within a boot, none is.
+pub(crate) fn differing(held: &PcrValues, quoted: &PcrValues) -> Option<u8> {
+    BOOT_PCRS.into_iter().find(|pcr| held.get(usize::from(*pcr)) != quoted.get(usize::from(*pcr)))
 }
 
 /// What a boot log is held against.
