@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 
 use evidence::{
-    eventlog::{CommandLineEvent, Content, EV_SEPARATOR, Event, EventLog, Hex, Proof, Separator, event_type_name},
+    eventlog::{
+        CommandLineEvent, Content, EV_EVENT_TAG, EV_SEPARATOR, Event, EventLog, Hex, INITRD_TAG, Proof, Separator,
+        event_type_name,
+    },
     pcr::{HashAlgorithm, PROFILE_PCRS, sha256},
 };
 use reference_values::boot_rules::{EventKey, Keys, SecureBootVariable, keys_of};
@@ -18,6 +21,10 @@ const MAX_EVENTS: usize = 8192;
 const MAX_COMMAND_LINES: usize = 16;
 /// Longest command line that is kept, bytes: what Linux takes (COMMAND_LINE_SIZE).
 const MAX_COMMAND_LINE: usize = 4096;
+/// PCR of secure boot's variables.
+pub(super) const SECURE_BOOT_PCR: u8 = 7;
+/// PCR into which Linux's EFI stub measures the load options, and then an initrd.
+pub(super) const STUB_PCR: u8 = 9;
 /// What firmware measures while a debugger may be attached (Platform Firmware Profile §3.3.4.8).
 const DEBUGGER: &[u8] = b"UEFI Debug Mode";
 
@@ -132,7 +139,12 @@ impl<'a> BootLog<'a> {
         all.next().filter(|_| all.next().is_none())
     }
 
+    /// Only what firmware measured before it closed the PCR counts: whoever owns the system can extend it further.
     fn secure_boot(&self) -> Option<bool> {
+        let end = self.closed_at(SECURE_BOOT_PCR)?;
+        if self.variables.iter().any(|setup| setup.measured.event.index > end) {
+            return None;
+        }
         let on = self.variable(SecureBootVariable::SecureBoot)?.data == [1];
         // Firmware that does not measure the mode cannot be in another than user mode with secure boot on (UEFI §32.3).
         let off = |mode| {
@@ -147,6 +159,14 @@ impl<'a> BootLog<'a> {
     /// Where this PCR's first separator is.
     pub(super) fn closed_at(&self, pcr: u8) -> Option<usize> {
         self.separators.iter().find(|closed| closed.measured.pcr == pcr).map(|closed| closed.measured.event.index)
+    }
+
+    /// Where Linux's EFI stub measured an initrd: it has measured the command line before. What is in its PCR later may be
+    /// anybody's.
+    pub(super) fn stub_ends_at(&self) -> Option<usize> {
+        let tags = self.events.get(&EventKey { pcr: STUB_PCR, event_type: EV_EVENT_TAG })?;
+        let initrd = |measured: &&Measured<'_>| matches!(measured.event.content(), Content::Tagged(tagged) if tagged.id == INITRD_TAG);
+        tags.iter().find(initrd).map(|measured| measured.event.index)
     }
 
     /// The command line that the log itself proves, where it proves one.

@@ -14,7 +14,7 @@ use std::{
 use evidence::eventlog::{EV_EFI_EVENT_BASE, Hex, Separator, event_type_name};
 use reference_values::boot_rules::{BootRules, CommandLine, EventKey, EventRule, Keys, SecureBootVariable};
 
-use super::log::{BootLog, CommandLineAt, Measured, one, type_name};
+use super::log::{BootLog, CommandLineAt, Measured, SECURE_BOOT_PCR, STUB_PCR, one, type_name};
 use crate::{
     cause::Code,
     state::{MAX_VIOLATIONS, Violation},
@@ -23,8 +23,6 @@ use crate::{
 /// PCRs for configuration, not for code (Platform Firmware Profile §3.3.4): whoever owns the system after boot chooses the
 /// words of a log, but never which PCR firmware extended with a loader's digest.
 const CONFIGURATION_PCRS: [u8; 4] = [1, 3, 5, 6];
-/// PCR of secure boot's variables.
-const SECURE_BOOT_PCR: u8 = 7;
 /// Events of vendors' own types that are named.
 const MAX_VENDOR_EVENTS: usize = 4;
 
@@ -363,14 +361,26 @@ fn command_lines<'a>(log: &BootLog<'a>, rules: &BootRules, faults: &mut Faults<'
     if log.command_lines.is_empty() && !rules.command_lines().is_empty() {
         faults.text(Code::BootCommandLine, "no command line is measured, and the release's boots measure one".into());
     }
-    // The kernel's own stub measures what the kernel gets; loaders before it may have handed over something else.
-    let stub = |(line, _): &&(&CommandLineAt<'_>, String)| line.measured.pcr == STUB_PCR;
-    let last = matched.iter().rev().find(stub).map(|(_, text)| text.as_str());
-    last.or_else(|| one(matched.iter().map(|(_, text)| text.as_str()))).map(str::to_owned)
+    told_to_kernel(log, &matched)
 }
 
-/// PCR into which Linux's EFI stub measures the load options.
-const STUB_PCR: u8 = 9;
+/// What the kernel was told, as far as no event that came after its start can say otherwise: whoever owns the system may
+/// have another line measured that the release allows. The kernel's own stub measures what the kernel gets, before its
+/// initrd; loaders may have handed over something else. Where the stub did not measure, all have to say the same.
+fn told_to_kernel(log: &BootLog<'_>, matched: &[(&CommandLineAt<'_>, String)]) -> Option<String> {
+    let end = log.stub_ends_at().unwrap_or(0);
+    let by_stub =
+        |(line, _): &&(&CommandLineAt<'_>, String)| line.measured.pcr == STUB_PCR && line.measured.event.index < end;
+    let mut of_stub = matched.iter().filter(by_stub).map(|(_, text)| text.as_str()).peekable();
+    let handed_over = |text| str::strip_prefix(text, GRUB_PREFIX).unwrap_or(text);
+    let told = if of_stub.peek().is_some() {
+        one(of_stub)
+    } else {
+        one(matched.iter().map(|(_, text)| handed_over(text.as_str())))
+    };
+    told.map(str::to_owned)
+}
+
 /// What GRUB puts before what it measures as the kernel's command line, when it hands it over.
 const GRUB_PREFIX: &str = "BOOT_IMAGE=";
 
