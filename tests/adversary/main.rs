@@ -5,6 +5,7 @@ mod compromised;
 mod enrolling_strangers;
 mod field;
 mod lying_about_time;
+mod lying_boots;
 mod lying_host;
 mod lying_logs;
 mod lying_network;
