@@ -678,7 +678,7 @@ mod tests {
 
         // What no separator ends, anybody may have measured later.
         let never_closed = Log::new().event(0, 8, b"version").secure_boot(1, b"x");
-        assert!(!self::rules(&[never_closed]).0.secure_boot().required);
+        assert!(!rules(&[never_closed]).0.secure_boot().required);
         let off = |log: Log| log.separators().event(4, 5, b"a");
         let begun = || Log::new().secure_boot(1, b"x");
         let no_pk = Log::new().variable(EFI_GLOBAL_VARIABLE, "SecureBoot", &[1]);
