@@ -319,9 +319,16 @@ impl Replay<'_> {
 }
 
 /// Whether an entry is of memory that the kernel measured, and of no file. A template's name is not hashed, so that a list's
-/// author can call any entry `ima-buf`; the content of a file does not stand in its entry, and this does.
+/// author can call any entry `ima-buf`; the content of a file does not stand in its entry, and this does. A signature does,
+/// and whoever owns the system may set one to what the file holds: it begins with its type, and is longer than a digest.
 fn is_buffer(fields: &ima::Fields<'_>) -> bool {
+    /// EVM_IMA_XATTR_DIGSIG, EVM_XATTR_PORTABLE_DIGSIG, IMA_VERITY_DIGSIG (security/integrity/integrity.h).
+    const SIGNATURES: [u8; 3] = [3, 5, 6];
+    const LONGEST_DIGEST: usize = 64;
     let (Some(buffer), Some(digest)) = (fields.buffer, fields.digest) else { return false };
+    if buffer.len() > LONGEST_DIGEST && buffer.first().is_some_and(|kind| SIGNATURES.contains(kind)) {
+        return false;
+    }
     let hash = HashAlgorithm::from_name(digest.algorithm).and_then(|algorithm| algorithm.hash(buffer));
     hash.is_some_and(|hash| hash.as_ref() == digest.bytes)
 }
@@ -443,6 +450,16 @@ mod tests {
         // A file's entry with a signature, called ima-buf by who wrote the list.
         assert!(!is_buffer(&Fields { buffer: Some(b"\x03\x02signature"), ..measured }));
         assert!(!is_buffer(&Fields { buffer: Some(b""), ..measured }));
+        // A file whose signature was set to the file itself.
+        let file = [&[3][..], &[0x90; 200]].concat();
+        let hash = sha256(&file);
+        let digest = FileDigest { bytes: &hash, ..digest };
+        assert!(!is_buffer(&Fields { digest: Some(digest), buffer: Some(&file), ..measured }));
+        assert!(is_buffer(&Fields {
+            digest: Some(FileDigest { bytes: &sha256(&file[..32]), ..digest }),
+            buffer: Some(&file[..32]),
+            ..measured
+        }));
         assert!(!is_buffer(&measured));
     }
 }
