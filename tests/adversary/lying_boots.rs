@@ -450,6 +450,54 @@ fn a_pattern_lets_no_other_parameter_in_by_white_space_or_quotation_marks() {
     }
 }
 
+#[test]
+fn a_line_that_is_left_out_of_the_log_makes_way_for_no_other() {
+    // systemd's boot loader measures the line, and neither its stub nor the kernel's own does.
+    let by_loader = |text: &str| {
+        Log::of(GOOD).with(|events| {
+            events.retain(|event| event.pcr != 11 && (event.pcr, event.event_type) != (9, EV_EVENT_TAG));
+            events.push(Event::new(12, EV_IPL, &wide(&format!("{text}\0"))));
+        })
+    };
+    let good = by_loader(TOLD);
+    let mut pair = Pair::booted(&good.bytes());
+    assert_affirmed(&pair.shows(), "its own line");
+    let evil = by_loader("init=/bin/sh");
+    pair.boots(&evil.bytes());
+    let options = Log::of(GOOD).events[Log::of(GOOD).find(9, EV_EVENT_TAG)].clone();
+    pair.extends(9, &options.digest);
+    let lie = evil.with(|events| {
+        events.retain(|event| event.pcr != 12);
+        events.push(options);
+    });
+    assert_caught(&pair.lies(&lie.bytes()), Code::BootPcrMismatch, "PCR 12");
+}
+
+#[test]
+fn a_line_that_would_command_a_terminal_is_not_shown() {
+    for words in ["quiet \u{1B}[2J", "quiet \u{202E}txet", "quiet\u{7}"] {
+        let u_boot = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/boot/handmade/u-boot/eventlog.bin"));
+        let log = u_boot.unwrap();
+        let read = EventLog::read(&log).unwrap();
+        let line = read.events().map(Result::unwrap).find(|event| event.command_line().is_some()).unwrap();
+        let digest = line.digest(HashAlgorithm::Sha256).unwrap().as_ptr() as usize - log.as_ptr() as usize;
+        let data = line.data.as_ptr() as usize - log.as_ptr() as usize;
+        let padded = format!("{words:width$}", width = line.data.len() - 1 - (words.len() - words.chars().count()));
+        assert!(padded.len() < line.data.len());
+        let mut lie = log.clone();
+        lie[data..data + line.data.len()].fill(0);
+        lie[data..data + padded.len()].copy_from_slice(padded.as_bytes());
+        lie[digest..digest + 32].copy_from_slice(&sha256(padded.as_bytes()));
+        let mut pair = Pair::new(vec![release("1.0", 1, vec![rules(&[&log], Given::default())])]);
+        pair.boots(&lie);
+        let caught = pair.shows();
+        assert_caught(&caught, Code::BootCommandLine, "PCR 1, event");
+        let all: String = told(&caught).iter().map(|(_, detail)| *detail).collect();
+        assert!(all.chars().all(|one| matches!(one, ' '..='~')), "{all:?}");
+        assert_eq!(caught.state.boot.summary().command_line, None, "{words:?}");
+    }
+}
+
 /// A kernel that locks itself down where it is told to, and is safe then.
 fn on_request() -> Kernel {
     Kernel { release: "6.1".into(), modules_signed: true, lockdown: Lockdown::OnRequest, kexec: Kexec::Absent }

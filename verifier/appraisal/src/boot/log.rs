@@ -69,7 +69,7 @@ pub(super) struct Setup<'a> {
 pub(super) struct CommandLineAt<'a> {
     pub(super) measured: Measured<'a>,
     pub(super) event: CommandLineEvent<'a>,
-    /// What it says, where the log proves it by itself.
+    /// What it says, where the log proves it by itself, and it can be shown: it stands in tables and on terminals.
     pub(super) text: Option<String>,
 }
 
@@ -118,7 +118,8 @@ impl<'a> BootLog<'a> {
             };
             self.separators.push(Closed { measured, says });
         } else if let Some(line) = event.command_line() {
-            let text = line.text().filter(|text| text.len() <= MAX_COMMAND_LINE);
+            let shown = |text: &String| text.chars().all(|one| matches!(one, ' '..='~') || one.is_alphanumeric());
+            let text = line.text().filter(|text| text.len() <= MAX_COMMAND_LINE).filter(shown);
             self.command_lines.push(CommandLineAt { measured, event: line, text });
         } else if let Some((variable, data)) = SecureBootVariable::of(&event) {
             let database = matches!(

@@ -31,6 +31,8 @@ const BOOT_PCRS: std::ops::RangeInclusive<u8> = 0..=9;
 const LATER_PCRS: std::ops::RangeInclusive<u8> = 11..=15;
 /// What else systemd-stub measures, where it measures: credentials and command lines, system extensions.
 const STUB_PCRS: [u8; 2] = [12, 13];
+/// Into which systemd's boot loader and stub measure the command lines that they are given.
+const LOADER_PCR: u8 = 12;
 
 /// The first PCR of what ran before the operating system that is another: within a boot, none is.
 pub(crate) fn differing(held: &PcrValues, quoted: &PcrValues) -> Option<u8> {
@@ -264,9 +266,12 @@ fn later_mismatches(boot: &BootState, rules: &BootRules, pcrs: &PcrValues, runti
     let later = boot.boot_log.as_ref().map(|log| log.later_pcrs.as_slice()).unwrap_or_default();
     let ruled = |pcr: u8| rules.events().keys().any(|key| key.pcr == pcr);
     let by_stub = ruled(phase::PCR);
+    // A line that is left out of the log must not make way for another: of those places, this one alone has no other rule.
+    let by_loader = rules::of_uefi(rules) && !rules.command_lines().is_empty();
+    let measures = |pcr: u8| ruled(pcr) || by_stub && STUB_PCRS.contains(&pcr) || by_loader && pcr == LOADER_PCR;
     let differs = |pcr: &u8| {
         let led_to = later.iter().find(|value| value.pcr == *pcr);
-        if led_to.is_none() && !ruled(*pcr) && !(by_stub && STUB_PCRS.contains(pcr)) {
+        if led_to.is_none() && !measures(*pcr) {
             return false;
         }
         let led_to = led_to.map_or([0; 32], |value| value.value);

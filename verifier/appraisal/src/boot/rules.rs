@@ -120,8 +120,12 @@ const NO_RULE: &str = "no rule allows such an event";
 /// PCRs in which a digest may be anybody's: those for configuration, of UEFI firmware. U-Boot's `bootm` measures the
 /// kernel's command line into one of them.
 fn tolerant_pcrs(rules: &BootRules) -> &'static [u8] {
-    let by_uefi = rules.events().keys().any(|key| key.event_type >= EV_EFI_EVENT_BASE);
-    if by_uefi { &CONFIGURATION_PCRS } else { &[] }
+    if of_uefi(rules) { &CONFIGURATION_PCRS } else { &[] }
+}
+
+/// Whether the rules are for UEFI firmware.
+pub(super) fn of_uefi(rules: &BootRules) -> bool {
+    rules.events().keys().any(|key| key.event_type >= EV_EFI_EVENT_BASE)
 }
 
 /// Holds every event against the rule of its key. Returns what was tolerated of vendors' own events.
