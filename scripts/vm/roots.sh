@@ -48,9 +48,6 @@ strip_debian() {
     "$tree"/usr/lib/x86_64-linux-gnu/{perl-base,gconv} "$tree"/usr/bin/perl* "$tree"/usr/lib/{apt,dpkg,udev} \
     "$tree"/var/{lib/apt,lib/dpkg,cache,log} "${tree:?}"/{boot,dev,run,tmp,media,srv,home,root}/* "$tree"/etc/systemd/system/*.wants
   mkdir -p "$tree"/var/{log,cache}
-  # The loader reads it as root before systemd has loaded the IMA policy, and `ima_policy=tcb` lists that. Libraries are found
-  # without it.
-  rm "$tree/etc/ld.so.cache"
   # A machine id of its own would be the first boot's.
   echo 11111111222233334444555555555555 >"$tree/etc/machine-id"
   # None of them finds anything here.

@@ -2,7 +2,7 @@
 # packaging/initramfs: an initramfs with one file more is told off, and the machine halts before its root file system.
 # shellcheck source=scripts/vm/scenarios/initramfs.sh
 source "$VM/scenarios/initramfs.sh"
-EXPECTED='contraindicated boot.unlisted-event'
+EXPECTED='contraindicated boot.missing-event boot.unlisted-event'
 
 scenario() {
   start_gated
@@ -10,7 +10,7 @@ scenario() {
   await_shell "$GATE_SECONDS"
   power_off
   echo 'not in the release' >"$WORK/more"
-  make_image attester=gate initramfs="$WORK/more"
+  make_gated initramfs="$WORK/more"
   load_esp "$IMAGE"
   switch_on
   # shellcheck disable=SC2086 # words

@@ -9,7 +9,7 @@ scenario() {
   sign_debian 1.0
   # The same boot, with another product.
   make_image root=debian release=2
-  load_root "$IMAGE"
+  load_image "$IMAGE"
   boot_told
   admit
   expect contraindicated runtime.unknown-executable

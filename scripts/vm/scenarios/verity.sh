@@ -10,6 +10,7 @@ scenario() {
 
 # start_without_ima [OPTION…]: a machine with such an image, whose programs only the runtime log names.
 start_without_ima() {
-  make_image "$@" ima=no cmdline="$IMAGE_CONSOLE lockdown=integrity module.sig_enforce=1"
+  make_image "$@" ima=no \
+    cmdline="$IMAGE_CONSOLE lockdown=integrity module.sig_enforce=1 sysctl.kernel.kexec_load_disabled=1"
   start_image "$IMAGE"
 }
