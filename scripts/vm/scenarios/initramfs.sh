@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2119,SC2120
 # packaging/initramfs: what lies in the root file system runs once the verifier has affirmed the boot.
 EXPECTED=affirmed
 
