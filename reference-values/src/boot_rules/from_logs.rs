@@ -12,23 +12,21 @@ use std::{
 use evidence::{
     Malformed,
     eventlog::{
-        Content, EV_ACTION, EV_EFI_ACTION, EV_EFI_EVENT_BASE, EV_EFI_GPT_EVENT, EV_EFI_GPT_EVENT2,
-        EV_EFI_HANDOFF_TABLES, EV_EFI_HANDOFF_TABLES2, EV_EFI_VARIABLE_BOOT, EV_EFI_VARIABLE_BOOT2, EV_IPL,
-        EV_NONHOST_CONFIG, EV_NONHOST_INFO, EV_OMIT_BOOT_DEVICE_EVENTS, EV_PLATFORM_CONFIG_FLAGS, EV_SEPARATOR,
-        EV_TABLE_OF_DEVICES, Event, EventLog, Format, INITRD_TAG, Proof, Separator, event_type_name,
+        Content, EV_ACTION, EV_EFI_ACTION, EV_EFI_GPT_EVENT, EV_EFI_GPT_EVENT2, EV_EFI_HANDOFF_TABLES,
+        EV_EFI_HANDOFF_TABLES2, EV_EFI_VARIABLE_BOOT, EV_EFI_VARIABLE_BOOT2, EV_IPL, EV_NONHOST_CONFIG,
+        EV_NONHOST_INFO, EV_OMIT_BOOT_DEVICE_EVENTS, EV_PLATFORM_CONFIG_FLAGS, EV_SEPARATOR, EV_TABLE_OF_DEVICES,
+        Event, EventLog, Format, INITRD_TAG, Proof, Separator, event_type_name,
     },
     pcr::{HashAlgorithm, sha256},
 };
 use thiserror::Error;
 
 use super::{
-    AttesterIn, BootRules, CommandLine, EventKey, EventRule, IMA_PCR, Kernel, Keys, LAST_PCR, SecureBootRule,
-    SecureBootVariable, keys_of,
+    AttesterIn, BootRules, CommandLine, DEBUG_MODE, EventKey, EventRule, IMA_PCR, Kernel, Keys, LAST_PCR,
+    SecureBootRule, SecureBootVariable, are_of_uefi, keys_of,
 };
 use crate::release::Invalid;
 
-/// What firmware measures into PCR 7 where a debugger may change what runs (PFP §3.3.4.8).
-const DEBUG_MODE: &[u8] = b"UEFI Debug Mode";
 /// Label of GRUB before a command of its own.
 const GRUB_COMMAND: &str = "grub_cmd: ";
 
@@ -217,7 +215,7 @@ impl<'a> Boot<'a> {
         if event.pcr == u32::from(IMA_PCR) {
             return Err(NotGood::ImaPcr(event.index));
         }
-        if event.pcr == 7 && is_debug_mode(event, &digest) {
+        if is_debug_mode(event, &digest) {
             return Err(NotGood::DebugMode(event.index));
         }
         if event.command_line().is_some() {
@@ -314,8 +312,7 @@ fn common_separators(boots: &[Boot<'_>]) -> Result<BTreeSet<u8>, Invalid> {
 
 fn event_rules(boots: &[Boot<'_>], told: &mut Vec<Generalised>) -> BTreeMap<EventKey, EventRule> {
     let keys = boots.iter().flat_map(|boot| boot.events.keys().copied()).collect::<BTreeSet<_>>();
-    // Other firmware measures what decides into the same PCRs: U-Boot the command line into PCR 1.
-    let by_uefi = keys.iter().any(|key| key.event_type >= EV_EFI_EVENT_BASE);
+    let by_uefi = are_of_uefi(keys.iter());
     let rules = keys.into_iter().map(|key| {
         let sequences = boots.iter().map(|boot| boot.digests(&key)).collect::<BTreeSet<_>>();
         let words = boots.iter().filter_map(|boot| boot.events.get(&key)).all(|measured| measured.words);
@@ -742,8 +739,10 @@ mod tests {
         let short = Log::new().event(0, 8, b"version").event(0, EV_SEPARATOR, &[0; 4]);
         assert_eq!(refused(&[good(), short], Given::default()), (2, NotGood::NoSeparator(1)));
         for (data, digest) in [(DEBUG_MODE, sha256(DEBUG_MODE)), (DEBUG_MODE, [7; 32]), (b"x", sha256(DEBUG_MODE))] {
-            let debugged = good().digest(7, EV_EFI_ACTION, digest, data);
-            assert!(matches!(refused(&[debugged], Given::default()), (1, NotGood::DebugMode(_))));
+            for pcr in [7, 1] {
+                let debugged = good().digest(pcr, EV_EFI_ACTION, digest, data);
+                assert!(matches!(refused(&[debugged], Given::default()), (1, NotGood::DebugMode(_))));
+            }
         }
         let mut cut = good();
         cut.0.pop();

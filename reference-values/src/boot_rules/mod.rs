@@ -12,7 +12,7 @@ mod secure_boot;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evidence::eventlog::{EV_EVENT_TAG, EV_IPL, EV_NO_ACTION, EV_SEPARATOR, Event};
+use evidence::eventlog::{EV_EFI_EVENT_BASE, EV_EVENT_TAG, EV_IPL, EV_NO_ACTION, EV_SEPARATOR, Event};
 
 pub use command_line::CommandLine;
 pub use from_logs::{Generalised, Given, NotGood};
@@ -23,6 +23,8 @@ use crate::{
     release::{Invalid, path_allowed},
 };
 
+/// What firmware measures where a debugger may change what runs (PC Client Platform Firmware Profile §3.3.4.8).
+pub const DEBUG_MODE: &[u8] = b"UEFI Debug Mode";
 /// The last PCR that rules can name, of those that are quoted; 14 has shim's MOK state before the runtime log.
 const LAST_PCR: u8 = 15;
 /// IMA's list: it grows while the system runs.
@@ -207,6 +209,10 @@ impl ImaPolicy {
     }
 }
 
+fn are_of_uefi<'a>(mut keys: impl Iterator<Item = &'a EventKey>) -> bool {
+    keys.any(|key| key.event_type >= EV_EFI_EVENT_BASE)
+}
+
 /// What a good boot of a release measures. A boot is good where it meets all of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootRules {
@@ -311,6 +317,13 @@ impl BootRules {
     #[must_use]
     pub const fn events(&self) -> &BTreeMap<EventKey, EventRule> {
         &self.events
+    }
+
+    /// Whether they are for UEFI firmware. Other firmware measures what decides into PCRs of configuration, too: U-Boot's
+    /// `bootm` the kernel's command line into PCR 1.
+    #[must_use]
+    pub fn are_of_uefi(&self) -> bool {
+        are_of_uefi(self.events.keys())
     }
 
     /// PCRs that have exactly one separator.

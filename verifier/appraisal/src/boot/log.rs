@@ -13,7 +13,7 @@ use evidence::{
     },
     pcr::{HashAlgorithm, PROFILE_PCRS, sha256},
 };
-use reference_values::boot_rules::{EventKey, Keys, SecureBootVariable, keys_of};
+use reference_values::boot_rules::{DEBUG_MODE, EventKey, Keys, SecureBootVariable, keys_of};
 
 /// Events that are judged: ten times what firmware, loader and kernel of a full server leave behind.
 const MAX_EVENTS: usize = 8192;
@@ -25,8 +25,6 @@ const MAX_COMMAND_LINE: usize = 4096;
 pub(super) const SECURE_BOOT_PCR: u8 = 7;
 /// PCR into which Linux's EFI stub measures the load options, and then an initrd.
 pub(super) const STUB_PCR: u8 = 9;
-/// What firmware measures while a debugger may be attached (Platform Firmware Profile §3.3.4.8).
-const DEBUGGER: &[u8] = b"UEFI Debug Mode";
 
 /// See the module.
 pub(crate) struct BootLog<'a> {
@@ -89,7 +87,7 @@ impl<'a> BootLog<'a> {
             secure_boot: None,
             len: 0,
         };
-        let debugger = sha256(DEBUGGER);
+        let debugger = sha256(DEBUG_MODE);
         for event in log.events() {
             let event = event.map_err(|error| error.to_string())?;
             sorted.len = event.index.saturating_add(1);

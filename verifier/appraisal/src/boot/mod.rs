@@ -267,7 +267,7 @@ fn later_mismatches(boot: &BootState, rules: &BootRules, pcrs: &PcrValues, runti
     let ruled = |pcr: u8| rules.events().keys().any(|key| key.pcr == pcr);
     let by_stub = ruled(phase::PCR);
     // A line that is left out of the log must not make way for another: of those places, this one alone has no other rule.
-    let by_loader = rules::of_uefi(rules) && !rules.command_lines().is_empty();
+    let by_loader = rules.are_of_uefi() && !rules.command_lines().is_empty();
     let measures = |pcr: u8| ruled(pcr) || by_stub && STUB_PCRS.contains(&pcr) || by_loader && pcr == LOADER_PCR;
     let differs = |pcr: &u8| {
         let led_to = later.iter().find(|value| value.pcr == *pcr);

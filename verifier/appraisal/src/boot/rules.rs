@@ -4,14 +4,14 @@
 //! Each digest that extended a PCR has to be accounted for by a rule of the class that the log puts it into. So a lie about
 //! types and places gains nothing: it moves a digest to a rule that does not know it. That holds as long as no rule takes
 //! any digest; where one does ([`EventRule::Unjudged`], events of vendors' own types), it is only in PCRs into which
-//! firmware measures no code ([`CONFIGURATION_PCRS`]).
+//! firmware measures no code ([`EventKey::may_be_unjudged`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::RangeInclusive,
 };
 
-use evidence::eventlog::{EV_EFI_EVENT_BASE, Hex, Separator, event_type_name};
+use evidence::eventlog::{Hex, Separator, event_type_name};
 use reference_values::boot_rules::{BootRules, CommandLine, EventKey, EventRule, Keys, SecureBootVariable};
 
 use super::log::{BootLog, CommandLineAt, Measured, SECURE_BOOT_PCR, STUB_PCR, one, type_name};
@@ -20,9 +20,6 @@ use crate::{
     state::{MAX_VIOLATIONS, Violation},
 };
 
-/// PCRs for configuration, not for code (Platform Firmware Profile §3.3.4): whoever owns the system after boot chooses the
-/// words of a log, but never which PCR firmware extended with a loader's digest.
-const CONFIGURATION_PCRS: [u8; 4] = [1, 3, 5, 6];
 /// Events of vendors' own types that are named.
 const MAX_VENDOR_EVENTS: usize = 4;
 
@@ -117,31 +114,23 @@ impl What<'_> {
 
 const NO_RULE: &str = "no rule allows such an event";
 
-/// PCRs in which a digest may be anybody's: those for configuration, of UEFI firmware. U-Boot's `bootm` measures the
-/// kernel's command line into one of them.
-fn tolerant_pcrs(rules: &BootRules) -> &'static [u8] {
-    if of_uefi(rules) { &CONFIGURATION_PCRS } else { &[] }
-}
-
-/// Whether the rules are for UEFI firmware.
-pub(super) fn of_uefi(rules: &BootRules) -> bool {
-    rules.events().keys().any(|key| key.event_type >= EV_EFI_EVENT_BASE)
-}
-
 /// Holds every event against the rule of its key. Returns what was tolerated of vendors' own events.
 fn events<'a>(log: &BootLog<'a>, rules: &BootRules, faults: &mut Faults<'a>) -> Vec<String> {
-    let tolerant = tolerant_pcrs(rules);
+    // Where a digest may be anybody's: whoever owns the system after boot chooses the words of a log, but never which PCR
+    // firmware extended with a loader's digest.
+    let of_uefi = rules.are_of_uefi();
     let mut vendors = Vec::new();
     for (key, measured) in &log.events {
+        let tolerant = of_uefi && key.may_be_unjudged();
         match rules.events().get(key) {
             Some(EventRule::Sequences(allowed)) => sequence(*key, measured, allowed.iter().map(Vec::as_slice), faults),
             Some(EventRule::AnyOf { digests, at_least, at_most }) => {
                 any_of(*key, measured, digests, *at_least..=*at_most, faults);
             }
-            Some(EventRule::Unjudged) if tolerant.contains(&key.pcr) => {}
+            Some(EventRule::Unjudged) if tolerant => {}
             Some(EventRule::Unjudged) | None => {
                 // A type that no standard names, before the separator that ends the firmware's own measurements.
-                let own_type = event_type_name(key.event_type).is_none() && tolerant.contains(&key.pcr);
+                let own_type = event_type_name(key.event_type).is_none() && tolerant;
                 let end = log.closed_at(key.pcr).filter(|_| own_type).unwrap_or(0);
                 for one in measured {
                     if one.event.index < end { vendors.push(*one) } else { faults.unlisted(*one, NO_RULE) }
