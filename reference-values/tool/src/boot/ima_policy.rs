@@ -10,6 +10,9 @@ use crate::{failure::Failure, files, rootfs::readable};
 
 /// Policies have some kilobytes.
 const MAX_POLICY: usize = 1024 * 1024;
+/// What a rule begins with.
+const ACTIONS: [&str; 8] =
+    ["measure", "dont_measure", "appraise", "dont_appraise", "audit", "dont_audit", "hash", "dont_hash"];
 /// Kind of measurement of a kernel that kexec loads.
 const KEXEC: &str = "KEXEC_KERNEL_CHECK";
 /// File systems that hold the kernel's words and no file that a kernel could be kept in, as the kernel's own policies
@@ -35,10 +38,7 @@ pub(crate) fn read(path: &Path, roots: &[PathBuf]) -> Result<ImaPolicy, Failure>
     let bytes = files::read(path, MAX_POLICY)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| Failure::input(path, "not a text"))?;
     let rules = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    const ACTIONS: [&str; 7] = ["measure", "dont_measure", "appraise", "dont_appraise", "audit", "dont_audit", "hash"];
-    let known = |rule: &str| {
-        rule.split_whitespace().next().is_some_and(|action| ACTIONS.contains(&action) || action == "dont_hash")
-    };
+    let known = |rule: &str| rule.split_whitespace().next().is_some_and(|action| ACTIONS.contains(&action));
     if let Some(rule) = rules().find(|rule| !known(rule)) {
         let shown = rule.chars().take(60).collect::<String>();
         return Err(Failure::input(path, format_args!("{shown:?} is no rule of an IMA policy")));

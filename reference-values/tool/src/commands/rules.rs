@@ -1,6 +1,6 @@
 //! Boot rules and IMA policies as `show` and `diff` print them: in, rules; out, JSON or text.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use evidence::eventlog::event_type_name;
 use reference_values::{
@@ -324,10 +324,7 @@ fn policy_changes(from: &Release, to: &Release) -> Option<Change> {
 
 /// Number of kinds of events by what their rules are, for a line about a release.
 pub(super) fn summary(rules: &BootRules) -> String {
-    let mut kinds = BTreeMap::new();
-    for rule in rules.events().values() {
-        *kinds.entry(matches!(rule, EventRule::Unjudged)).or_insert(0_usize) += 1;
-    }
-    let judged = count(kinds.get(&false).copied().unwrap_or(0), "kind of event", "kinds of events");
-    format!("{judged} judged, {} not", kinds.get(&true).copied().unwrap_or(0))
+    let unjudged = rules.events().values().filter(|rule| matches!(rule, EventRule::Unjudged)).count();
+    let judged = count(rules.events().len() - unjudged, "kind of event", "kinds of events");
+    format!("{judged} judged, {unjudged} not")
 }
