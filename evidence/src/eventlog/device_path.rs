@@ -101,11 +101,8 @@ impl<'a> Node<'a> {
     fn acpi(&self, f: &mut fmt::Formatter<'_>) -> Option<fmt::Result> {
         let mut body = Reader::new(WHAT, self.body);
         Some(match self.kind.1 {
-            1 => {
-                let (hid, uid) = (body.u32_le().ok()?, body.u32_le().ok()?);
-                write_acpi(f, hid, uid)
-            }
-            2 => {
+            // The expanded node begins with the same.
+            1 | 2 => {
                 let (hid, uid) = (body.u32_le().ok()?, body.u32_le().ok()?);
                 write_acpi(f, hid, uid)
             }

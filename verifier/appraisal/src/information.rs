@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use crate::{UnixSeconds, appraise::Input, state::BootState};
 
 /// Pieces kept per device.
-pub const MAX_INFORMATION: usize = 16;
+const MAX_INFORMATION: usize = 16;
 
 macro_rules! notices {
     ($($name:ident: $code:literal, $meaning:literal;)*) => {

@@ -280,6 +280,20 @@ fn devices_text(page: &DevicesJson) -> String {
 }
 
 fn device_text(device: &DeviceJson) -> String {
+    let mut text = table(&["", ""], facts(device));
+    text += &causes_text(&device.summary.causes);
+    if device.files > 0 {
+        let row = |file: &crate::http::api::FileJson| vec![cell(&file.sha256), cell(&file.kind), cell(&file.path)];
+        text += &table(&["SHA-256", "KIND", "PATH"], device.running.iter().take(FILES_SHOWN).map(row).collect());
+        if device.files > FILES_SHOWN as u64 {
+            text += &format!("{FILES_SHOWN} of {} files; more of them: --json\n", device.files);
+        }
+    }
+    text
+}
+
+/// What is known of a device besides causes and files, a line each.
+fn facts(device: &DeviceJson) -> Vec<Row> {
     let DeviceJson { summary, identity, .. } = device;
     let evidence = summary.last_evidence.as_deref().map(|at| {
         let why = summary.last_check.as_deref().unwrap_or("-");
@@ -326,16 +340,7 @@ fn device_text(device: &DeviceJson) -> String {
         let InformationJson { code, detail, first_seen } = information;
         vec![cell("information"), cell(format!("{first_seen} {code}: {detail}"))]
     }));
-    let mut text = table(&["", ""], facts);
-    text += &causes_text(&summary.causes);
-    if device.files > 0 {
-        let row = |file: &crate::http::api::FileJson| vec![cell(&file.sha256), cell(&file.kind), cell(&file.path)];
-        text += &table(&["SHA-256", "KIND", "PATH"], device.running.iter().take(FILES_SHOWN).map(row).collect());
-        if device.files > FILES_SHOWN as u64 {
-            text += &format!("{FILES_SHOWN} of {} files; more of them: --json\n", device.files);
-        }
-    }
-    text
+    facts
 }
 
 fn boot_rows(boot: &PresentBootJson) -> Vec<Row> {

@@ -265,36 +265,42 @@ pub struct DeviceJson {
     pub information: Vec<InformationJson>,
 }
 
+impl From<&store::Detail> for IdentityJson {
+    fn from(detail: &store::Detail) -> Self {
+        let (registration, endorsement) = (&detail.registration, &detail.endorsement);
+        Self {
+            ak: hex(registration.ak.name_digest()),
+            eks: registration.eks.iter().map(|ek| hex(ek)).collect(),
+            ek_class: registration.ek_class,
+            ek_certificate: !registration.uncertified,
+            ek_issuer: endorsement.issuer.clone(),
+            ek_serials: endorsement.serials.clone(),
+            manufacturer: registration.manufacturer.clone(),
+            model: endorsement.model.clone(),
+            version: endorsement.version.clone(),
+            first_seen: time(registration.first_seen),
+            generation: registration.generation,
+            revoked: registration.revoked.clone(),
+            approved_at: Some(registration.approved_at).filter(|at| *at > 0).map(time),
+            key_changed: registration.key_changed.map(time),
+            denied: registration.denied.as_ref().map(|denial| FindingJson {
+                code: denial.code.clone(),
+                detail: denial.why.clone(),
+                since: time(denial.at),
+            }),
+        }
+    }
+}
+
 impl From<&store::Detail> for DeviceJson {
     fn from(detail: &store::Detail) -> Self {
-        let registration = &detail.registration;
         let claim = |(claim, value): (evidence::result::Claim, u8)| {
             (claim.name().to_owned(), ClaimJson { value, tier: Tier::of(value).name().to_owned() })
         };
         Self {
             summary: SummaryJson::from(&detail.summary),
             claims: detail.claims.iter().map(claim).collect(),
-            identity: IdentityJson {
-                ak: hex(registration.ak.name_digest()),
-                eks: registration.eks.iter().map(|ek| hex(ek)).collect(),
-                ek_class: registration.ek_class,
-                ek_certificate: !registration.uncertified,
-                ek_issuer: detail.endorsement.issuer.clone(),
-                ek_serials: detail.endorsement.serials.clone(),
-                manufacturer: registration.manufacturer.clone(),
-                model: detail.endorsement.model.clone(),
-                version: detail.endorsement.version.clone(),
-                first_seen: time(registration.first_seen),
-                generation: registration.generation,
-                revoked: registration.revoked.clone(),
-                approved_at: Some(registration.approved_at).filter(|at| *at > 0).map(time),
-                key_changed: registration.key_changed.map(time),
-                denied: registration.denied.as_ref().map(|denial| FindingJson {
-                    code: denial.code.clone(),
-                    detail: denial.why.clone(),
-                    since: time(denial.at),
-                }),
-            },
+            identity: IdentityJson::from(detail),
             running: detail
                 .running
                 .iter()
