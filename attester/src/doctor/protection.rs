@@ -51,15 +51,22 @@ fn kexec(disabled: Option<&str>, locked: bool) -> Line {
     const NAME: &str = "kexec";
     match disabled {
         None => Line::ok(NAME, "this kernel has none"),
-        Some("1") => {
-            Line::ok(NAME, "disabled until the next boot; a verifier goes by lockdown or by the kernel's build")
-        }
-        Some(_) if locked => Line::ok(NAME, "signed kernels alone, by lockdown"),
+        Some("1") => Line::ok(
+            NAME,
+            "disabled until the next boot; a verifier goes by `sysctl.kernel.kexec_load_disabled=1` on the kernel's measured \
+             command line",
+        ),
+        Some(_) if locked => Line::ok(
+            NAME,
+            "signed kernels alone, by lockdown; a verifier also asks for a listed IMA policy that measures them, or for \
+             `sysctl.kernel.kexec_load_disabled=1` on the kernel's measured command line",
+        ),
         Some(_) => Line::warn(
             NAME,
             "root may start another kernel, which no boot PCR shows",
-            "boot with `lockdown=integrity`, or build the kernel without CONFIG_KEXEC and CONFIG_KEXEC_FILE, or load an IMA \
-             policy that measures KEXEC_KERNEL_CHECK; `sysctl kernel.kexec_load_disabled=1` prevents it, and shows nobody",
+            "boot with `sysctl.kernel.kexec_load_disabled=1` on the kernel's measured command line, or with \
+             `lockdown=integrity` there and an IMA policy that measures KEXEC_KERNEL_CHECK, or build the kernel without \
+             CONFIG_KEXEC and CONFIG_KEXEC_FILE",
         ),
     }
 }
