@@ -169,22 +169,29 @@ say_measured() {
   [[ $3 != yes ]] || printf '%s\n' --ima-policy "$IMAGE/root.d/etc/ima/ima-policy"
 }
 
-# make_image [cmdline=TEXT] [release=N] [initramfs=FILE] [signed=no] [ima=no] [root=debian] [attester=root|gate] [verity=yes]: sets
-# IMAGE to the folder of that image.
+# image_key FILE WORD…: of all that an image is made from: what was asked for, and the files that go in.
+image_key() {
+  local file=$1
+  shift
+  {
+    printf '%s\n' "$@" "$KERNEL_RELEASE"
+    sha256sum "$BIN/attester" "$TCTI_DEVICE" "$VM"/{image,roots,machine}.sh "$VM"/guest/* \
+      packaging/{initramfs,systemd}/countersign-* "$IMA_POLICY" "$(command -v busybox)" ${file:+"$file"} | cut -c 1-64
+    with_libraries "$BIN/attester" "$(command -v tpm2)" "$(command -v kexec)" | xargs sha256sum | cut -c 1-64
+  } | sha256sum | cut -c 1-16
+}
+
+# make_image [cmdline=TEXT] [release=N] [initramfs=FILE] [signed=no] [ima=no] [root=debian] [attester=root|gate]
+#   [verity=yes]: sets IMAGE to the folder of that image.
 #   initramfs: a file that the initramfs holds besides.
 #   attester: it runs from the root file system, not from the initramfs; gate: first from there, and nothing unattested goes on.
 #   verity: the root file system is read only, and its root hash stands on the command line.
 make_image() {
-  local cmdline=$IMAGE_COMMAND_LINE release=1 initramfs='' signed=yes ima=yes root=small attester=initramfs verity=no option key new
+  local cmdline=$IMAGE_COMMAND_LINE release=1 initramfs='' signed=yes ima=yes root=small attester=initramfs verity=no option new
   local modules=("${IMAGE_MODULES[@]}") size=96M
   for option; do local "${option%%=*}=${option#*=}"; done
   TCTI_DEVICE=$(dirname "$(ldd "$BIN/attester" | grep -o '/[^ ]*libtss2-esys[^ ]*')")/libtss2-tcti-device.so.0
-  key=$({
-    printf '%s\n' "$@" "$KERNEL_RELEASE"
-    sha256sum "$BIN/attester" "$TCTI_DEVICE" "$VM"/{image,roots,machine}.sh "$VM"/guest/* packaging/{initramfs,systemd}/countersign-* "$IMA_POLICY" "$(command -v busybox)" ${initramfs:+"$initramfs"} | cut -c 1-64
-    with_libraries "$BIN/attester" "$(command -v tpm2)" "$(command -v kexec)" | xargs sha256sum | cut -c 1-64
-  } | sha256sum | cut -c 1-16)
-  IMAGE=$VM_CACHE/images/$key
+  IMAGE=$VM_CACHE/images/$(image_key "$initramfs" "$@")
   [[ ! -e $IMAGE ]] || return 0
   new=$IMAGE.$$
   rm -rf "$new"
