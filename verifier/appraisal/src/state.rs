@@ -315,10 +315,11 @@ impl BootState {
     pub fn summary(&self) -> BootSummary {
         let log = self.boot_log.as_ref();
         let matched = self.judged.iter().rev().find(|judged| judged.violations.is_empty());
-        let of_release = || matched.and_then(|judged| judged.command_line.clone());
+        // What the kernel was told, by the rules; the log alone may name what was measured later.
+        let by_rules = matched.and_then(|judged| judged.command_line.clone());
         BootSummary {
             secure_boot: log.and_then(|log| log.secure_boot),
-            command_line: log.and_then(|log| log.command_line.clone()).or_else(of_release),
+            command_line: by_rules.or_else(|| log.and_then(|log| log.command_line.clone())),
             kernel: matched.and_then(|judged| judged.kernel.clone()),
             events: log.map_or(0, |log| log.events),
             reset: self.reset,
@@ -632,6 +633,26 @@ mod tests {
             ..state()
         };
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn the_command_line_is_what_the_rules_say_that_the_kernel_was_told_and_without_them_what_the_log_proves() {
+        let mut boot = state().boot;
+        boot.boot_log = Some(BootLogFacts { command_line: Some("quiet".into()), ..BootLogFacts::default() });
+        boot.judged = vec![JudgedRelease {
+            release: "1.0".into(),
+            rules: 0,
+            violations: vec![Violation { code: Code::BootSeparator, detail: "PCR 7 has no separator".into() }],
+            broken: 1,
+            vendor_events: vec![],
+            command_line: Some("told".into()),
+            kernel: None,
+        }];
+        assert_eq!(boot.summary().command_line.as_deref(), Some("quiet"), "of another release's boot");
+        boot.judged[0].violations.clear();
+        assert_eq!(boot.summary().command_line.as_deref(), Some("told"));
+        boot.judged.clear();
+        assert_eq!(boot.summary().command_line.as_deref(), Some("quiet"));
     }
 
     #[test]
