@@ -63,7 +63,7 @@ pub(crate) fn missing(known: &Known<'_>) -> Vec<&'static str> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Told {
     lockdown: bool,
-    /// Whether the security module is not left out (`lsm=`, `security=`).
+    /// Whether the security module is not left out (`lsm=`; `security=` chooses among others).
     lockdown_active: bool,
     sig_enforce: bool,
     no_modules: bool,
