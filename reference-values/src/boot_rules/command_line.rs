@@ -7,7 +7,8 @@ use crate::{limits::MAX_COMMAND_LINE, release::Invalid};
 /// A command line, exact or with places that vary.
 ///
 /// `*` stands for any run of characters but white space and quotation marks, `\*` for an asterisk, `\\` for a backslash;
-/// every other character for itself, a lone backslash too. So no pattern lets another parameter in, or takes one away.
+/// every other character for itself, a lone backslash too. It does not make a word `--` either. So no pattern lets another
+/// parameter in, or takes one away.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CommandLine {
     pattern: String,
@@ -97,7 +98,7 @@ impl CommandLine {
                 None => return false,
             }
         }
-        left.strip_suffix(last.as_str()).is_some_and(is_run)
+        left.strip_suffix(last.as_str()).is_some_and(is_run) && ends(&self.pattern) == ends(text)
     }
 }
 
@@ -111,11 +112,20 @@ fn find_in_run<'a>(text: &'a str, part: &str) -> Option<&'a str> {
     is_run(before).then_some(after)
 }
 
-/// Whether an asterisk may stand for `text`: it neither ends a parameter nor makes the next ones part of it. The kernel
-/// takes every byte that is white space in Latin-1 for it (lib/ctype.c), 0xA0 of a UTF-8 character too; init reads single
-/// quotes as well (systemd's `proc_cmdline_parse`).
+/// How many words end what the kernel reads: after `--`, quoted or not, all is for init (kernel/params.c, `parse_args`).
+fn ends(text: &str) -> usize {
+    text.as_bytes().split(|byte| is_space(*byte)).filter(|word| matches!(*word, b"--" | b"\"--\"")).count()
+}
+
+/// White space of Latin-1, as the kernel takes every byte (lib/ctype.c), 0xA0 of a UTF-8 character too.
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | 0x09..=0x0D | 0xA0)
+}
+
+/// Whether an asterisk may stand for `text`: it neither ends a parameter nor makes the next ones part of it. Init
+/// reads single quotes as well (systemd's `proc_cmdline_parse`).
 fn is_run(text: &str) -> bool {
-    !text.bytes().any(|byte| matches!(byte, b' ' | 0x09..=0x0D | 0xA0 | b'"' | b'\''))
+    !text.bytes().any(|byte| is_space(byte) || matches!(byte, b'"' | b'\''))
 }
 
 impl fmt::Display for CommandLine {
@@ -132,6 +142,19 @@ mod tests {
 
     fn matches(pattern: &str, text: &str) -> bool {
         CommandLine::parse(pattern).unwrap().matches(text)
+    }
+
+    #[test]
+    fn a_star_never_ends_what_the_kernel_reads() {
+        for (pattern, text) in [
+            ("a=1 * lockdown=integrity", "a=1 -- lockdown=integrity"),
+            ("a=1 -* lockdown=integrity", "a=1 -- lockdown=integrity"),
+            ("a=1 \"*\" lockdown=integrity", "a=1 \"--\" lockdown=integrity"),
+        ] {
+            assert!(!matches(pattern, text), "{pattern}");
+        }
+        assert!(matches("a=\"x y\" b=* -- c", "a=\"x y\" b=1 -- c"));
+        assert!(matches("b=*", "b=--") && matches("a -- b", "a -- b"));
     }
 
     #[test]
