@@ -124,11 +124,11 @@ impl<'a> Iterator for Parameters<'a> {
         });
         let (word, rest) = rest.split_at_checked(end.unwrap_or(rest.len()))?;
         self.0 = rest;
+        let word = unquoted(word);
         if word == b"--" {
             self.0 = &[];
             return None;
         }
-        let word = unquoted(word);
         Some(match word.iter().position(|byte| *byte == b'=').and_then(|at| word.split_at_checked(at)) {
             Some((name, value)) => (name, Some(unquoted(value.get(1..).unwrap_or_default()))),
             None => (word, None),
@@ -142,8 +142,8 @@ const fn is_space(byte: u8) -> bool {
 }
 
 fn unquoted(word: &[u8]) -> &[u8] {
-    let word = word.strip_prefix(b"\"").unwrap_or(word);
-    word.strip_suffix(b"\"").unwrap_or(word)
+    let Some(quoted) = word.strip_prefix(b"\"") else { return word };
+    quoted.strip_suffix(b"\"").unwrap_or(quoted)
 }
 
 #[cfg(test)]
@@ -209,6 +209,8 @@ mod tests {
             "lockdown",
             "lockdown=none",
             "quiet -- lockdown=integrity",
+            "quiet \"--\" lockdown=integrity",
+            "lockdown=integrity\"",
             "a=\"x lockdown=integrity\"",
             "xlockdown=integrity",
             "lockdown=integrity lsm=yama,apparmor",
