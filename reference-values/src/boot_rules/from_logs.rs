@@ -79,6 +79,9 @@ pub enum NotGood {
     /// An event without the digest that is judged.
     #[error("event {0} has no SHA-256 digest, and only SHA-256 PCRs are quoted")]
     NoSha256(usize),
+    /// An event that says two things of one PCR.
+    #[error("event {0} has more than one SHA-256 digest")]
+    TwoSha256(usize),
     /// The separator says that the firmware met an error.
     #[error("event {index} is an error separator in PCR {pcr}: the firmware met an error during this boot")]
     ErrorSeparator {
@@ -209,6 +212,10 @@ impl<'a> Boot<'a> {
     fn event(&mut self, event: &Event<'a>) -> Result<(), NotGood> {
         let digest = event.digest(HashAlgorithm::Sha256).and_then(|digest| digest.try_into().ok());
         let digest: [u8; 32] = digest.ok_or(NotGood::NoSha256(event.index))?;
+        // A verifier refuses such a log: only one of them would be looked at.
+        if event.digests().filter(|(bank, _)| bank.known() == Some(HashAlgorithm::Sha256)).count() > 1 {
+            return Err(NotGood::TwoSha256(event.index));
+        }
         if event.event_type == EV_SEPARATOR {
             return self.separator(event);
         }
@@ -744,6 +751,11 @@ mod tests {
                 assert!(matches!(refused(&[debugged], Given::default()), (1, NotGood::DebugMode(_))));
             }
         }
+        let mut two = good();
+        two.0.extend([1, EV_EFI_ACTION, 2].map(u32::to_le_bytes).concat());
+        (0..2).for_each(|digest| two.0.extend([&[0x0B, 0][..], &[digest; 32]].concat()));
+        two.0.extend([0; 4]);
+        assert!(matches!(refused(&[two], Given::default()), (1, NotGood::TwoSha256(_))));
         let mut cut = good();
         cut.0.pop();
         assert!(matches!(refused(&[good(), cut], Given::default()), (2, NotGood::Malformed(_))));
