@@ -68,7 +68,7 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
     let Some(enrolled) = notify::watched(&worker, enrolling).await? else { return Ok(()) };
     let newly = enrolled.iter().flatten().any(|enrolled| !enrolled.before);
     if newly && env::var_os(BEGUN_ANEW).is_none() {
-        worker.end();
+        drop(worker);
         tracing::warn!("{}; going on with more memory than needed", begin_anew());
         worker = start()?;
     }

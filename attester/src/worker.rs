@@ -39,11 +39,25 @@ pub(crate) enum Due {
 #[error("the thread that measures has ended")]
 pub(crate) struct Ended;
 
-/// The handle to the thread, which ends when the last handle is dropped.
+/// The handle to the thread. Whoever drops the last one waits until the thread has let go of the TPM: a process that ends
+/// while libtss2 still works takes its libraries apart under it, and crashes instead of telling what it found.
 #[derive(Clone)]
 pub(crate) struct Worker {
+    /// Dropped first: the thread ends when nobody can give it jobs.
     jobs: SyncSender<Job>,
-    thread: Arc<JoinHandle<()>>,
+    /// Held only to be dropped.
+    _thread: Arc<Joined>,
+}
+
+/// A thread that is waited for.
+struct Joined(Option<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if let Some(Err(_)) = self.0.take().map(JoinHandle::join) {
+            tracing::error!("{Ended}");
+        }
+    }
 }
 
 impl Worker {
@@ -67,16 +81,9 @@ impl Worker {
             }
         };
         let thread = thread::Builder::new().name("measure".to_owned()).spawn(body).context("cannot start a thread")?;
+        let worker = Self { jobs, _thread: Arc::new(Joined(Some(thread))) };
         is_open.recv().map_err(|_| Ended)??;
-        Ok(Self { jobs, thread: Arc::new(thread) })
-    }
-
-    /// Ends the thread, and waits until it has let go of the TPM. Does not wait while there are other handles.
-    pub(crate) fn end(self) {
-        drop(self.jobs);
-        if let Some(Err(_)) = Arc::into_inner(self.thread).map(JoinHandle::join) {
-            tracing::error!("{Ended}");
-        }
+        Ok(worker)
     }
 
     /// Has a job done.
