@@ -152,3 +152,31 @@ fn something_new(attester: &mut Attester) -> Option<Due> {
         Err(error) => Some(Due::Failed(told(&error))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn whoever_drops_the_last_handle_waits_until_the_thread_has_ended() {
+        let (jobs, waiting) = sync_channel::<Job>(JOBS);
+        let ended = Arc::new(AtomicBool::new(false));
+        let at_end = Arc::clone(&ended);
+        let (go, gone) = sync_channel::<()>(0);
+        let thread = thread::spawn(move || {
+            waiting.iter().for_each(drop);
+            // As long as the TPM takes: until somebody else, who waits for nothing, says so.
+            gone.recv().unwrap();
+            at_end.store(true, Ordering::SeqCst);
+        });
+        let worker = Worker { jobs, _thread: Arc::new(Joined(Some(thread))) };
+        let other = worker.clone();
+        drop(worker);
+        assert!(!ended.load(Ordering::SeqCst));
+        thread::spawn(move || go.send(()).unwrap());
+        drop(other);
+        assert!(ended.load(Ordering::SeqCst));
+    }
+}
