@@ -28,6 +28,7 @@ mod items;
 mod key;
 pub mod limits;
 mod release;
+mod retired;
 mod role;
 mod signed;
 mod trust;
@@ -37,6 +38,7 @@ pub use error::{BadKey, NotTrusted, TrustError, Unreadable, Unsignable, Unusable
 pub use index::{ProductRef, ReferenceIndex, ReleaseEntry, ReleaseId};
 pub use key::{KeyId, PublicKey, SigningKey};
 pub use release::{BootPcrs, Content, Executable, Invalid, Release};
+pub use retired::Retired;
 pub use role::Role;
 pub use signed::{Signature, SignedRelease, Signer, VerifiedRelease};
 pub use trust::{Trust, TrustedSigner};
