@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reference_values::{Role, boot_rules::AttesterIn};
 
-use crate::time::{Time, parse_time};
+use crate::{
+    sources::Algorithm,
+    time::{Time, parse_time},
+};
 
 /// Builds, signs, checks and shows releases: what a product runs when it runs as its makers meant it to.
 #[derive(Parser)]
@@ -69,9 +72,13 @@ as /proc/cmdline had it, or the unified kernel image that has it.
 Files count by their content (ELF, interpreter line) or executable bit, and /etc/ld.so.cache and /etc/ld.so.preload; links
 are not followed and other file systems not entered. The same input gives the same bytes where --sequence or SOURCE_DATE_EPOCH is given.")]
 pub(crate) struct Build {
-    /// Folder that holds a root file system, or an unpacked initrd; may be given several times
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["boot_log", "boot_pcrs"])]
+    /// Root file system, unpacked initrd or package: a folder, a tar (also compressed), an ext4 or squashfs image, or a
+    /// .deb; may be given several times
+    #[arg(long, value_name = "ROOT", required_unless_present_any = ["boot_log", "boot_pcrs"])]
     pub(crate) rootfs: Vec<PathBuf>,
+    /// Digests beside SHA-256, for systems that know files by them
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) digests: Vec<Algorithm>,
     /// TCG event logs of good boots, to make boot rules from
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) boot_log: Vec<PathBuf>,

@@ -6,7 +6,7 @@ mod cli;
 mod commands;
 mod failure;
 mod files;
-mod rootfs;
+mod sources;
 mod time;
 
 use std::{io::IsTerminal as _, process::ExitCode};

@@ -433,7 +433,7 @@ fn a_huge_file_ends_the_build_and_a_pipe_does_not_hold_it_up() {
     sparse.set_len(100 << 30).unwrap();
     bench.build("1", "a.corim");
     sparse.set_permissions(fs::Permissions::from_mode(0o755)).unwrap();
-    let message = bench.fails(1, "build --rootfs root --product p --release 1 -o b.corim");
+    let message = bench.fails(2, "build --rootfs root --product p --release 1 -o b.corim");
     assert!(message.contains("root/usr/lib/data-file"), "{message}");
     assert!(!bench.path("b.corim").exists());
 }

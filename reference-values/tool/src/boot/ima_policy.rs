@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use evidence::pcr::sha256;
 use reference_values::boot_rules::ImaPolicy;
 
-use crate::{failure::Failure, files, rootfs::readable};
+use crate::{failure::Failure, files, sources::readable};
 
 /// Policies have some kilobytes.
 const MAX_POLICY: usize = 1024 * 1024;

@@ -1,155 +1,95 @@
 //! A PE image (Microsoft PE/COFF): in, bytes; out, its sections and its Authenticode digest, which firmware measures.
-//!
-//! Image files come from elsewhere: every offset in them is checked, and nothing is copied but a section's short end.
 
 use std::borrow::Cow;
 
-use evidence::{Malformed, reader::Reader};
+use authenticode::{PeTrait, authenticode_digest};
+use evidence::pcr::sha256;
+use object::{
+    LittleEndian as LE,
+    pe::{IMAGE_SUBSYSTEM_EFI_APPLICATION, IMAGE_SUBSYSTEM_EFI_ROM},
+    read::pe::{ImageNtHeaders, ImageOptionalHeader as _, PeFile, PeFile32, PeFile64},
+};
 use ring::digest::{Context, SHA256};
+use thiserror::Error;
 
-/// Sections that an image may have (PE/COFF §3.3).
-const MAX_SECTIONS: u16 = 96;
 /// Most bytes that loading adds to a section as zeros.
 const MAX_ZEROS: usize = 1024 * 1024;
-const WHAT: &str = "PE image";
 
-/// An image whose headers have been read.
+/// What is wrong with an image.
+#[derive(Debug, Error)]
+#[error("malformed PE image: {0}")]
+pub(crate) struct Malformed(String);
+
+/// An image that has been read.
 #[derive(Debug)]
 pub(crate) struct Pe<'a> {
-    bytes: &'a [u8],
-    headers: usize,
-    checksum: usize,
-    /// Where the directory entry for certificates stands, and how many bytes they have.
-    certificates: Option<(usize, usize)>,
-    sections: Vec<Section<'a>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Section<'a> {
-    name: &'a [u8],
-    /// Bytes in memory.
-    size: usize,
-    /// Where its bytes in the file begin.
-    at: usize,
-    raw: &'a [u8],
+    subsystem: u16,
+    /// SHA-256 over all but checksum and certificates.
+    pub(crate) authenticode: [u8; 32],
+    /// Sections in the order of the file: name, and content as it is loaded.
+    pub(crate) sections: Vec<(String, Cow<'a, [u8]>)>,
 }
 
 impl<'a> Pe<'a> {
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let mut reader = at(bytes, 0x3C)?;
-        let pe = usize_of(reader.u32_le()?);
-        let mut reader = at(bytes, pe)?;
-        if bytes.first_chunk() != Some(b"MZ") || reader.array()? != *b"PE\0\0" {
-            return Err(reader.malformed("the signature of a PE image is missing"));
+        let malformed = |error: object::read::Error| Malformed(error.to_string());
+        match object::FileKind::parse(bytes).map_err(malformed)? {
+            object::FileKind::Pe32 => Self::of(&PeFile32::parse(bytes).map_err(malformed)?),
+            object::FileKind::Pe64 => Self::of(&PeFile64::parse(bytes).map_err(malformed)?),
+            _ => Err(Malformed("another kind of file".into())),
         }
-        reader.take(2)?;
-        let count = reader.u16_le()?;
-        reader.take(12)?;
-        let optional_size = usize::from(reader.u16_le()?);
-        reader.take(2)?;
-        let optional = reader.at();
-        let wide = match reader.u16_le()? {
-            0x10B => false,
-            0x20B => true,
-            _ => return Err(reader.malformed("an optional header of unknown kind")),
-        };
-        if count > MAX_SECTIONS {
-            return Err(reader.malformed("more than 96 sections"));
-        }
-        let headers = usize_of(at(bytes, offset(optional, 60))?.u32_le()?);
-        let directories = offset(optional, if wide { 108 } else { 92 });
-        let sections = sections(bytes, offset(optional, optional_size), count)?;
-        let certificates = certificates(bytes, directories)?;
-        Ok(Self { bytes, headers, checksum: offset(optional, 64), certificates, sections })
     }
 
-    /// Sections in the order of the file: name, and content as it is loaded.
-    pub(crate) fn sections(&self) -> impl Iterator<Item = Result<(&'a [u8], Cow<'a, [u8]>), Malformed>> {
-        self.sections.iter().map(|section| {
-            let zeros = section.size.saturating_sub(section.raw.len());
-            if zeros > MAX_ZEROS {
-                return Err(Malformed { what: WHAT, at: section.at, why: "a section is mostly not in the file" });
-            }
-            let content = match section.raw.get(..section.size) {
-                Some(content) => Cow::Borrowed(content),
-                None => Cow::Owned([section.raw, &vec![0; zeros]].concat()),
-            };
-            Ok((section.name, content))
+    fn of<Headers: ImageNtHeaders>(file: &PeFile<'a, Headers>) -> Result<Self, Malformed> {
+        let mut hasher = Hasher(Context::new(&SHA256));
+        authenticode_digest(file as &dyn PeTrait, &mut hasher).map_err(|error| Malformed(error.to_string()))?;
+        let mut authenticode = [0; 32];
+        authenticode.copy_from_slice(hasher.0.finish().as_ref());
+        let sections = file.section_table().iter().map(|section| {
+            let name = section.raw_name();
+            let [start, raw, size] =
+                [section.pointer_to_raw_data.get(LE), section.size_of_raw_data.get(LE), section.virtual_size.get(LE)]
+                    .map(|value| usize::try_from(value).unwrap_or(usize::MAX));
+            let content = content(file.data(), start, raw, size)?;
+            Ok((String::from_utf8_lossy(name).into_owned(), content))
+        });
+        Ok(Self {
+            subsystem: file.nt_headers().optional_header().subsystem(),
+            authenticode,
+            sections: sections.collect::<Result<_, Malformed>>()?,
         })
     }
 
-    /// SHA-256 over all but checksum and certificates ("Windows Authenticode Portable Executable Signature Format",
-    /// "Calculating the PE Image Hash").
-    pub(crate) fn authenticode(&self) -> Result<[u8; 32], Malformed> {
-        let part = |from: usize, to: usize| {
-            let missing = Malformed { what: WHAT, at: from, why: "ends too early" };
-            self.bytes.get(from..to).ok_or(missing)
-        };
-        let mut context = Context::new(&SHA256);
-        context.update(part(0, self.checksum)?);
-        let after = offset(self.checksum, 4);
-        match self.certificates {
-            Some((entry, _)) => {
-                context.update(part(after, entry)?);
-                context.update(part(offset(entry, 8), self.headers)?);
-            }
-            None => context.update(part(after, self.headers)?),
-        }
-        let mut sections = self.sections.iter().filter(|section| !section.raw.is_empty()).collect::<Vec<_>>();
-        sections.sort_by_key(|section| section.at);
-        sections.iter().for_each(|section| context.update(section.raw));
-        let hashed = sections.iter().fold(self.headers, |sum, section| offset(sum, section.raw.len()));
-        let end = self.bytes.len().saturating_sub(self.certificates.map_or(0, |(_, size)| size));
-        if hashed < end {
-            context.update(part(hashed, end)?);
-        }
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
-        Ok(digest)
+    /// Whether firmware or another EFI program starts it.
+    pub(crate) fn is_efi(&self) -> bool {
+        (IMAGE_SUBSYSTEM_EFI_APPLICATION..=IMAGE_SUBSYSTEM_EFI_ROM).contains(&self.subsystem)
+    }
+
+    /// Name and SHA-256 of the content of each section.
+    pub(crate) fn section_digests(&self) -> Vec<(String, [u8; 32])> {
+        self.sections.iter().map(|(name, content)| (name.clone(), sha256(content))).collect()
     }
 }
 
-fn sections(bytes: &[u8], table: usize, count: u16) -> Result<Vec<Section<'_>>, Malformed> {
-    let mut reader = at(bytes, table)?;
-    (0..count)
-        .map(|_| {
-            let name = reader.take(8)?;
-            let name = name.split(|&byte| byte == 0).next().unwrap_or(name);
-            let size = usize_of(reader.u32_le()?);
-            reader.take(4)?;
-            let (raw_size, start) = (usize_of(reader.u32_le()?), usize_of(reader.u32_le()?));
-            reader.take(16)?;
-            let raw = if raw_size == 0 { &[][..] } else { at(bytes, start)?.take(raw_size)? };
-            Ok(Section { name, size, at: start, raw })
-        })
-        .collect()
-}
-
-/// The fifth data directory, where there are so many.
-fn certificates(bytes: &[u8], directories: usize) -> Result<Option<(usize, usize)>, Malformed> {
-    let count = at(bytes, directories)?.u32_le()?;
-    let entry = offset(directories, 4 + 4 * 8);
-    if count <= 4 {
-        return Ok(None);
+/// `size` bytes of which the file holds the first `raw`.
+fn content(bytes: &[u8], start: usize, raw: usize, size: usize) -> Result<Cow<'_, [u8]>, Malformed> {
+    let end = start.saturating_add(raw.min(size));
+    let held = if raw == 0 { Some(&[][..]) } else { bytes.get(start..end) };
+    let held = held.ok_or_else(|| Malformed("a section ends after the file".into()))?;
+    match size.saturating_sub(raw) {
+        0 => Ok(Cow::Borrowed(held)),
+        zeros @ 1..=MAX_ZEROS => Ok(Cow::Owned([held, &vec![0; zeros]].concat())),
+        _ => Err(Malformed("a section is mostly not in the file".into())),
     }
-    let size = at(bytes, offset(entry, 4))?.u32_le()?;
-    Ok(Some((entry, usize_of(size))))
 }
 
-fn at(bytes: &[u8], position: usize) -> Result<Reader<'_>, Malformed> {
-    let mut reader = Reader::new(WHAT, bytes);
-    reader.take(position)?;
-    Ok(reader)
-}
+struct Hasher(Context);
 
-const fn offset(from: usize, by: usize) -> usize {
-    from.saturating_add(by)
+impl digest::Update for Hasher {
+    fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
 }
-
-fn usize_of(value: u32) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::Pe;
@@ -166,6 +106,7 @@ pub(crate) mod tests {
         out.extend([240, 0, 0, 0]);
         let mut optional = vec![0; 240];
         optional[..2].copy_from_slice(&[0x0B, 2]);
+        optional[68] = 10;
         optional[60..64].copy_from_slice(&u32::try_from(headers).unwrap().to_le_bytes());
         optional[64..68].copy_from_slice(&[0xAA; 4]);
         optional[108] = 16;
@@ -189,20 +130,19 @@ pub(crate) mod tests {
         let mut bytes = image(&[(".cmdline", b"quiet"), (".linux", b"kernel")]);
         let first = 0x40 + 24 + 240 + 8;
         bytes[first] = 7;
-        let pe = Pe::read(&bytes).unwrap();
-        let sections = pe.sections().map(Result::unwrap).map(|(name, content)| (name, content.into_owned()));
-        let expected = [(&b".cmdline"[..], b"quiet\0\0".to_vec()), (b".linux", b"kernel".to_vec())];
-        assert_eq!(sections.collect::<Vec<_>>(), expected);
+        let sections = Pe::read(&bytes).unwrap().sections;
+        let expected = [(".cmdline".into(), b"quiet\0\0".into()), (".linux".into(), b"kernel".into())];
+        assert_eq!(sections, expected);
         bytes[first] = 2;
-        assert_eq!(Pe::read(&bytes).unwrap().sections().next().unwrap().unwrap().1, &b"qu"[..]);
+        assert_eq!(Pe::read(&bytes).unwrap().sections[0].1, &b"qu"[..]);
         bytes[first + 3] = 0x7F;
-        assert!(Pe::read(&bytes).unwrap().sections().next().unwrap().is_err());
+        assert!(Pe::read(&bytes).is_err());
     }
 
     #[test]
     fn checksum_and_certificates_are_no_part_of_the_authenticode_digest_and_all_else_is() {
         let plain = image(&[(".linux", b"kernel")]);
-        let digest = |bytes: &[u8]| Pe::read(bytes).unwrap().authenticode().unwrap();
+        let digest = |bytes: &[u8]| Pe::read(bytes).unwrap().authenticode;
         let optional = 0x40 + 24;
         let mut signed = plain.clone();
         signed[optional + 64] ^= 1;
@@ -221,15 +161,11 @@ pub(crate) mod tests {
     fn no_image_does_harm() {
         let good = image(&[(".linux", b"kernel"), (".osrel", b"")]);
         for at in 0..good.len() {
-            if let Ok(pe) = Pe::read(&good[..at]) {
-                let _ = (pe.sections().count(), pe.authenticode());
-            }
+            let _ = Pe::read(&good[..at]);
             for value in [0, 1, 0x7F, 0xFF] {
                 let mut bad = good.clone();
                 bad[at] = value;
-                if let Ok(pe) = Pe::read(&bad) {
-                    let _ = (pe.sections().count(), pe.authenticode());
-                }
+                let _ = Pe::read(&bad);
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::{failure::Failure, files};
 /// Largest image: kernel and initrd of a product.
 const MAX_IMAGE: usize = 1024 * 1024 * 1024;
 /// Sections that every systemd-stub measures into PCR 11.
-const MEASURED: [&[u8]; 4] = [b".linux", b".osrel", b".cmdline", b".initrd"];
+const MEASURED: [&str; 4] = [".linux", ".osrel", ".cmdline", ".initrd"];
 
 /// An image that was read.
 #[derive(Debug)]
@@ -38,22 +38,25 @@ impl Uki {
         let bytes = files::read(path, MAX_IMAGE)?;
         let failed = |error: &dyn std::fmt::Display| Failure::input(path, error);
         let image = Pe::read(&bytes).map_err(|error| failed(&error))?;
-        let authenticode = image.authenticode().map_err(|error| failed(&error))?;
-        let mut uki =
-            Self { path: path.to_owned(), command_line: None, kernel: None, authenticode, sections: Vec::new() };
-        for section in image.sections() {
-            let (name, content) = section.map_err(|error| failed(&error))?;
-            let shown = String::from_utf8_lossy(name).into_owned();
-            if name == b".profile" {
-                return Err(failed(&"has several profiles; give their command lines with --cmdline instead"));
-            }
-            if MEASURED.contains(&name) {
-                uki.sections.push((shown.clone(), sha256(&content)));
-            }
-            match name {
-                b".cmdline" => uki.command_line = Some(text(&content).ok_or_else(|| failed(&".cmdline is no text"))?),
-                b".uname" => uki.kernel = Some(text(&content).ok_or_else(|| failed(&".uname is no text"))?),
+        let mut uki = Self {
+            path: path.to_owned(),
+            command_line: None,
+            kernel: None,
+            authenticode: image.authenticode,
+            sections: Vec::new(),
+        };
+        for (name, content) in &image.sections {
+            let words = || text(content).ok_or_else(|| failed(&format_args!("{name} is no text")));
+            match name.as_str() {
+                ".profile" => {
+                    return Err(failed(&"has several profiles; give their command lines with --cmdline instead"));
+                }
+                ".cmdline" => uki.command_line = Some(words()?),
+                ".uname" => uki.kernel = Some(words()?),
                 _ => {}
+            }
+            if MEASURED.contains(&name.as_str()) {
+                uki.sections.push((name.clone(), sha256(content)));
             }
         }
         if !uki.sections.iter().any(|(name, _)| name == ".linux") {
@@ -137,7 +140,7 @@ mod tests {
     }
 
     fn boot_of(image: &[u8], sections: &[&[u8]]) -> Vec<u8> {
-        let program = (4, EV_EFI_BOOT_SERVICES_APPLICATION, Pe::read(image).unwrap().authenticode().unwrap());
+        let program = (4, EV_EFI_BOOT_SERVICES_APPLICATION, Pe::read(image).unwrap().authenticode);
         let sections = sections.iter().map(|content| (11, EV_IPL, sha256(content)));
         log(&std::iter::once(program).chain(sections).collect::<Vec<_>>())
     }

@@ -1,7 +1,9 @@
 //! `build`: measures a release and writes it, unsigned.
 
+use std::io::IsTerminal as _;
+
 use reference_values::{
-    Content, Executable, Release,
+    Content, Release,
     boot_rules::{Generalised, ImaPolicy},
 };
 use tracing::info;
@@ -11,18 +13,20 @@ use crate::{
     boot::{self, ima_policy, pcrs},
     cli::Build,
     failure::Failure,
-    files, rootfs,
+    files,
+    sources::{self, Found, Options},
     time::Time,
 };
 
 pub(crate) fn run(arguments: &Build) -> Result<(), Failure> {
     let sequence = sequence(arguments.sequence)?;
     let (rules, generalised) = boot::rules(arguments)?.unzip();
+    let found = measure(arguments)?;
     let content = Content {
         boots: arguments.boot_pcrs.iter().map(|path| pcrs::read(path)).collect::<Result<_, _>>()?,
         boot_rules: rules.into_iter().collect(),
         ima_policies: ima_policies(arguments)?,
-        executables: executables(arguments)?,
+        executables: found.executables,
     };
     let release = Release::with_content(&arguments.product, &arguments.release, sequence, content)
         .and_then(|release| release.valid(arguments.valid_from.map(|t| t.0), arguments.retire_at.map(|t| t.0)))
@@ -35,10 +39,14 @@ pub(crate) fn run(arguments: &Build) -> Result<(), Failure> {
     files::print(&told(&release, arguments.boot_log.len(), &generalised.unwrap_or_default()))
 }
 
-fn executables(arguments: &Build) -> Result<Vec<Executable>, Failure> {
-    let mut all = Vec::new();
+fn measure(arguments: &Build) -> Result<Found, Failure> {
+    let mut further = arguments.digests.clone();
+    further.sort_unstable();
+    further.dedup();
+    let options = Options { further, progress: std::io::stderr().is_terminal() };
+    let mut all = Found::default();
     for root in &arguments.rootfs {
-        let found = rootfs::measure(root)?;
+        let found = sources::measure(root, &options)?;
         if found.is_empty() {
             return Err(Failure::Usage(format!(
                 "{}: nothing in it can run; is it a root file system?",
