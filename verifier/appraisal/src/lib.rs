@@ -13,6 +13,7 @@
     )
 )]
 
+mod alike;
 mod appraise;
 mod boot;
 pub mod cause;
