@@ -4,7 +4,12 @@
 use evidence::Malformed;
 use thiserror::Error;
 
-use crate::{key::KeyId, release::Invalid, role::Role};
+use crate::{
+    document::{Kind, Series},
+    key::KeyId,
+    release::Invalid,
+    role::Role,
+};
 
 /// A release file that is not what `docs/reference-values.cddl` describes.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -67,6 +72,14 @@ pub enum NotTrusted {
         /// What the trust file says.
         trusted: Role,
     },
+    /// A list of TPMs that nobody signed who could know.
+    #[error("wrong role: {name} is trusted as {trusted}, and a list of TPMs needs a manufacturer or operator beside")]
+    MayNotEndorse {
+        /// From the trust file.
+        name: String,
+        /// What the trust file says.
+        trusted: Role,
+    },
     /// The trust in this signer has ended.
     #[error("the trust in {name} ended at {not_after} (Unix time)")]
     Expired {
@@ -93,40 +106,65 @@ impl NotTrusted {
             Self::Unsigned => "release.unsigned",
             Self::UntrustedKey { .. } => "release.untrusted-key",
             Self::BadSignature { .. } => "release.bad-signature",
-            Self::WrongRole { .. } => "release.wrong-role",
+            Self::WrongRole { .. } | Self::MayNotEndorse { .. } => "release.wrong-role",
             Self::Expired { .. } => "release.expired-signer",
             Self::OtherProduct { .. } => "release.other-product",
         }
     }
 }
 
-/// Verified releases that cannot be used together. The set that was in use stays in use.
+/// Verified documents that cannot be used together. The set that was in use stays in use.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unusable {
     /// Two different contents under one name and one sequence number.
     #[error(
-        "two different files both say that they are {product} {release}, sequence {sequence}; build one with a higher --sequence"
+        "two different files both say that they are {kind} {name} of {product}, sequence {sequence}; build one with a higher --sequence"
     )]
     Conflict {
+        /// What they are.
+        kind: Kind,
         /// Product in question.
         product: String,
-        /// Release in question.
-        release: String,
+        /// Release, list or notice in question.
+        name: String,
         /// Sequence number of both.
         sequence: u64,
     },
-    /// The newest release is older than one that was used before.
-    #[error("the newest release of {product} has sequence {offered}, but {seen} was in use already")]
+    /// One endorsement key is on the lists of two products.
+    #[error(
+        "the endorsement key {} is listed for {first} and for {second}; one TPM sits in one device: take it off one of them",
+        KeyId(*ek)
+    )]
+    TwoProducts {
+        /// The key's digest.
+        ek: [u8; 32],
+        /// Product and list.
+        first: String,
+        /// Another product and its list.
+        second: String,
+    },
+    /// The newest document of a series is older than one that was used before.
+    #[error("the newest of {series} has sequence {offered}, but {seen} was in use already; put the newer file back")]
     Older {
-        /// Product in question.
-        product: String,
+        /// Which series.
+        series: Series,
         /// Highest sequence used before.
         seen: u64,
         /// Highest sequence on offer.
         offered: u64,
     },
+    /// A notice that was in use is missing before its time.
+    #[error(
+        "{series}, sequence {sequence}, was in use and is missing; put it back, or a newer one that takes less back"
+    )]
+    Gone {
+        /// Which series.
+        series: Series,
+        /// Its sequence.
+        sequence: u64,
+    },
     /// More than positions of 32 bits can number.
-    #[error("too many releases or digests for one index")]
+    #[error("too many documents or digests for one index")]
     TooMany,
 }
 

@@ -13,6 +13,7 @@ const FALSE: u8 = 0xF4;
 const TRUE: u8 = 0xF5;
 
 /// Walks one CBOR structure.
+#[derive(Clone)]
 pub(crate) struct Items<'a> {
     reader: Reader<'a>,
 }
@@ -113,6 +114,16 @@ impl<'a> Items<'a> {
             return Err(Unreadable::Unsupported { place, item: "a key other than a number".into(), at });
         }
         Ok(Key { place, number: self.uint()?, at })
+    }
+
+    /// Whether the next item is a text string.
+    pub(crate) fn is_text(&self) -> bool {
+        self.next_major() == Some(3)
+    }
+
+    /// Bytes that are left.
+    pub(crate) fn left(&self) -> usize {
+        self.reader.remaining()
     }
 
     /// What is wrong at the present position.

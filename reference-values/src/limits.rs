@@ -34,3 +34,21 @@ pub const MAX_COMMAND_LINE: usize = 4096;
 pub const MAX_KERNEL_RELEASE: usize = 64;
 /// IMA policies in one release.
 pub const MAX_IMA_POLICIES: usize = 16;
+/// Largest list of endorsed keys, bytes: four million at some hundred bytes each.
+pub const MAX_ENDORSEMENTS_FILE: usize = 512 * 1024 * 1024;
+/// Endorsed keys in one list; a maker of more devices makes several lists.
+pub const MAX_ENDORSED: usize = 4_000_000;
+/// Length of a serial, bytes: it stands in tables.
+pub const MAX_SERIAL: usize = 64;
+/// Releases that one notice revokes.
+pub const MAX_REVOKED: usize = 1024;
+/// Files that one notice knows to be bad.
+pub const MAX_KNOWN_BAD: usize = 100_000;
+/// Length of a reason or of an advisory's name, bytes: it stands in causes.
+pub const MAX_REASON: usize = 512;
+/// Boot images in one release: kernels and boot entries of a system with everything.
+pub const MAX_IMAGES: usize = 1024;
+/// Sections of one boot image.
+pub const MAX_SECTIONS: usize = 64;
+/// Longest update window, seconds: a year. What takes longer is no update.
+pub const MAX_UPDATE_WINDOW: u64 = 366 * 24 * 3600;

@@ -11,7 +11,10 @@ use thiserror::Error;
 
 use crate::{
     boot_rules::{BootRules, ImaPolicy, NotGood},
-    limits::{MAX_BOOT_RULES, MAX_BOOTS, MAX_EXECUTABLES, MAX_IMA_POLICIES, MAX_NAME, MAX_PATH},
+    limits::{
+        MAX_BOOT_RULES, MAX_BOOTS, MAX_EXECUTABLES, MAX_IMA_POLICIES, MAX_IMAGES, MAX_NAME, MAX_PATH, MAX_SECTIONS,
+        MAX_UPDATE_WINDOW,
+    },
 };
 
 /// PCRs that grow while the system runs: IMA's list (10) and the runtime log (14). A boot cannot fix their value.
@@ -69,6 +72,21 @@ pub enum Invalid {
         /// How much is allowed.
         limit: usize,
     },
+    /// A serial that no table can show.
+    #[error("serial {0:?} is longer than 64 bytes or not printable ASCII")]
+    Serial(String),
+    /// A reason that says nothing, or that no table can show.
+    #[error("reason {0:?}… is empty, longer than 512 bytes or has control characters")]
+    Reason(String),
+    /// A document without content.
+    #[error("{0}")]
+    NothingSaid(&'static str),
+    /// Further digests of a file that is not among the executables.
+    #[error("further digests are given for a file that is not listed")]
+    FurtherDigests,
+    /// An update that never ends.
+    #[error("the update window is longer than a year")]
+    UpdateWindow,
     /// The end comes before the beginning, or after every calendar's.
     #[error("retire-at comes before valid-from, or after the year 9999")]
     Validity,
@@ -81,6 +99,73 @@ pub struct Executable {
     pub digest: [u8; 32],
     /// Where it stood when it was measured: for people to read, decides nothing.
     pub path: String,
+}
+
+/// Digests of a file beside its SHA-256, for lists that are kept in other algorithms. They decide nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FurtherDigests {
+    /// SHA-1.
+    pub sha1: Option<[u8; 20]>,
+    /// SHA-384.
+    pub sha384: Option<[u8; 48]>,
+    /// SHA-512.
+    pub sha512: Option<[u8; 64]>,
+}
+
+/// What kind of thing boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImageKind {
+    /// A kernel.
+    Kernel,
+    /// An initial file system.
+    Initrd,
+    /// A unified kernel image.
+    Uki,
+    /// A boot loader, or another program for the firmware.
+    Loader,
+}
+
+impl ImageKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Kernel, Self::Initrd, Self::Uki, Self::Loader];
+
+    /// Name in files and outputs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+            Self::Uki => "uki",
+            Self::Loader => "loader",
+        }
+    }
+}
+
+/// Something that boots. Boot rules judge what did; this says what is in the files, and what kexec may load.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootImage {
+    /// SHA-256 of the file.
+    pub digest: [u8; 32],
+    /// What it is.
+    pub kind: ImageKind,
+    /// SHA-256 Authenticode digest: what the firmware measures of it.
+    pub authenticode: Option<[u8; 32]>,
+    /// Names and SHA-256 digests of its sections, in the order of the file.
+    pub sections: Vec<(String, [u8; 32])>,
+    /// Where it stood when it was measured.
+    pub path: String,
+}
+
+impl BootImage {
+    fn check(&self) -> Result<(), Invalid> {
+        if !path_allowed(&self.path) {
+            return Err(Invalid::Path(self.path.clone()));
+        }
+        if self.sections.len() > MAX_SECTIONS {
+            return Err(Invalid::TooMany { what: "sections of one image", limit: MAX_SECTIONS });
+        }
+        self.sections.iter().try_for_each(|(name, _)| check_name("section", name))
+    }
 }
 
 /// SHA-256 PCR values after one good boot.
@@ -151,6 +236,10 @@ pub struct Content {
     pub boot_rules: Vec<BootRules>,
     /// Policies that IMA may be given.
     pub ima_policies: Vec<ImaPolicy>,
+    /// Kernels, initial file systems and what else boots.
+    pub images: Vec<BootImage>,
+    /// Digests of executables in other algorithms, by their SHA-256.
+    pub further_digests: BTreeMap<[u8; 32], FurtherDigests>,
 }
 
 impl Content {
@@ -163,11 +252,14 @@ impl Content {
         self.executables.dedup_by(|later, first| later.digest == first.digest);
         self.ima_policies.sort_unstable();
         self.ima_policies.dedup_by(|later, first| later.digest == first.digest);
+        self.images.sort_unstable();
+        self.images.dedup_by(|later, first| later.digest == first.digest);
+        self.further_digests.retain(|_, further| *further != FurtherDigests::default());
         Self { boots: ordered(self.boots), boot_rules: ordered(self.boot_rules), ..self }
     }
 
     fn check(&self) -> Result<(), Invalid> {
-        let Self { executables, boots, boot_rules, ima_policies } = self;
+        let Self { executables, boots, boot_rules, ima_policies, images, further_digests } = self;
         if executables.is_empty() && boots.is_empty() && boot_rules.is_empty() {
             return Err(Invalid::Empty);
         }
@@ -176,6 +268,7 @@ impl Content {
             ("boots", boots.len(), MAX_BOOTS),
             ("sets of boot rules", boot_rules.len(), MAX_BOOT_RULES),
             ("IMA policies", ima_policies.len(), MAX_IMA_POLICIES),
+            ("boot images", images.len(), MAX_IMAGES),
         ] {
             if n > limit {
                 return Err(Invalid::TooMany { what, limit });
@@ -186,12 +279,18 @@ impl Content {
             ("boots", boots.is_sorted_by(|a, b| a < b)),
             ("boot rules", boot_rules.is_sorted_by(|a, b| a < b)),
             ("IMA policies", ima_policies.is_sorted_by(|a, b| a.digest < b.digest)),
+            ("boot images", images.is_sorted_by(|a, b| a.digest < b.digest)),
         ] {
             if !in_order {
                 return Err(Invalid::Order(what));
             }
         }
         ima_policies.iter().try_for_each(ImaPolicy::check)?;
+        images.iter().try_for_each(BootImage::check)?;
+        let listed = |digest: &[u8; 32]| executables.binary_search_by(|file| file.digest.cmp(digest)).is_ok();
+        if !further_digests.keys().all(listed) {
+            return Err(Invalid::FurtherDigests);
+        }
         match executables.iter().find(|file| !path_allowed(&file.path)) {
             Some(bad) => Err(Invalid::Path(bad.path.clone())),
             None => Ok(()),
@@ -207,6 +306,7 @@ pub struct Release {
     sequence: u64,
     valid_from: Option<u64>,
     retire_at: Option<u64>,
+    update_window: Option<u64>,
     content: Content,
 }
 
@@ -241,9 +341,13 @@ impl Release {
     pub(crate) fn from_ordered(product: &str, name: &str, sequence: u64, content: Content) -> Result<Self, Invalid> {
         check_product(product)?;
         check_name("release", name)?;
+        if LISTS.iter().any(|beginning| name.starts_with(beginning)) {
+            let why = "lists and notices are called so";
+            return Err(Invalid::Name { kind: "release", name: shortened(name), why });
+        }
         content.check()?;
         let (product, name) = (product.to_owned(), name.to_owned());
-        Ok(Self { product, name, sequence, valid_from: None, retire_at: None, content })
+        Ok(Self { product, name, sequence, valid_from: None, retire_at: None, update_window: None, content })
     }
 
     /// The same release with rules for its boots.
@@ -277,6 +381,18 @@ impl Release {
         Ok(self)
     }
 
+    /// The same release with the time, in seconds, in which a device may run files of it and of the release before.
+    ///
+    /// # Errors
+    /// [`Invalid::UpdateWindow`] where it is longer than a year.
+    pub fn with_update_window(mut self, seconds: Option<u64>) -> Result<Self, Invalid> {
+        if seconds > Some(MAX_UPDATE_WINDOW) {
+            return Err(Invalid::UpdateWindow);
+        }
+        self.update_window = seconds;
+        Ok(self)
+    }
+
     /// The product: `model` or `vendor/model`.
     #[must_use]
     pub fn product(&self) -> &str {
@@ -307,6 +423,13 @@ impl Release {
         self.retire_at
     }
 
+    /// For how long a device may run files of this release and of the one before, seconds; `None` where the verifier's
+    /// policy says it.
+    #[must_use]
+    pub const fn update_window(&self) -> Option<u64> {
+        self.update_window
+    }
+
     /// What may run, in ascending order of digests.
     #[must_use]
     pub fn executables(&self) -> &[Executable] {
@@ -331,6 +454,18 @@ impl Release {
         &self.content.ima_policies
     }
 
+    /// Kernels, initial file systems and what else boots, in ascending order of digests.
+    #[must_use]
+    pub fn images(&self) -> &[BootImage] {
+        &self.content.images
+    }
+
+    /// Digests of executables in other algorithms, by their SHA-256.
+    #[must_use]
+    pub const fn further_digests(&self) -> &BTreeMap<[u8; 32], FurtherDigests> {
+        &self.content.further_digests
+    }
+
     pub(crate) fn into_content(self) -> Content {
         self.content
     }
@@ -340,12 +475,28 @@ pub(crate) fn path_allowed(path: &str) -> bool {
     !path.is_empty() && path.len() <= MAX_PATH && !path.chars().any(char::is_control)
 }
 
+/// What lists and notices are called begins so, beside the names of releases.
+pub(crate) const LISTS: [&str; 2] = ["endorsements:", "notice:"];
+
+/// A product, or the beginning of products' names with `*` at its end.
+pub(crate) fn check_pattern(pattern: &str) -> Result<(), Invalid> {
+    let Some(beginning) = pattern.strip_suffix('*') else { return check_product(pattern) };
+    if beginning.contains('*') {
+        return Err(Invalid::Name { kind: "product", name: shortened(pattern), why: "'*' stands only at the end" });
+    }
+    // With a letter in the place of '*' it must be able to be a product.
+    check_product(&format!("{beginning}x"))
+}
+
 /// A product is `model` or `vendor/model`: one slash at most, so that the two parts of a CoMID class and the one name
 /// that people use say the same in both directions.
-fn check_product(product: &str) -> Result<(), Invalid> {
+pub(crate) fn check_product(product: &str) -> Result<(), Invalid> {
     let refuse = |why| Err(Invalid::Name { kind: "product", name: shortened(product), why });
     if product.contains('@') {
         return refuse("'@' stands between product and release");
+    }
+    if product.contains('*') {
+        return refuse("'*' stands for the rest of a name, and only in notices");
     }
     match product.split_once('/') {
         None => check_name("product", product),
@@ -355,7 +506,7 @@ fn check_product(product: &str) -> Result<(), Invalid> {
     .and_then(|()| if product.len() > MAX_NAME { refuse("longer than 128 bytes") } else { Ok(()) })
 }
 
-fn check_name(kind: &'static str, name: &str) -> Result<(), Invalid> {
+pub(crate) fn check_name(kind: &'static str, name: &str) -> Result<(), Invalid> {
     let why = if name.is_empty() {
         "empty"
     } else if name.len() > MAX_NAME {

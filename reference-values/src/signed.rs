@@ -1,4 +1,4 @@
-//! Signatures of several parties over one release. In, a file; out, a [`VerifiedRelease`] that names who vouched.
+//! Signatures of several parties over one document. In, a file; out, a [`VerifiedDocument`] that names who vouched.
 //!
 //! The file holds the tagged CoRIM once, and one COSE_Sign1 per signer whose payload it is, detached (RFC 9052 §4.2).
 //! A signer's role stands in the file as the signer's own statement (`signer-name` of the `corim-meta`); it only
@@ -12,10 +12,11 @@ use evidence::{Malformed, pcr::sha256};
 use ring::rand::SecureRandom;
 
 use crate::{
+    document::{Document, Kind},
     error::{NotTrusted, Unreadable, Unsignable},
     items::{ItemWriter, Items},
     key::{KeyId, SigningKey},
-    limits::{MAX_FILE, MAX_PROTECTED_HEADER, MAX_SIGNATURES},
+    limits::{MAX_ENDORSEMENTS_FILE, MAX_PROTECTED_HEADER, MAX_SIGNATURES},
     release::Release,
     role::Role,
     trust::Trust,
@@ -31,6 +32,8 @@ const CORIM_META: i64 = 8;
 const COSE_SIGN1: u8 = 0xd2;
 /// CBOR tag 501, unsigned CoRIM, as its three bytes.
 const UNSIGNED: [u8; 3] = [0xd9, 0x01, 0xf5];
+/// A detached signature with its header, bytes.
+const MAX_SIGNATURE_ITEM: usize = 256;
 /// ES256: r ‖ s.
 const SIGNATURE: usize = 64;
 
@@ -104,20 +107,21 @@ fn key_and_role(header: &Header) -> Option<(KeyId, Role)> {
     Some((key, items.text().ok()?.parse().ok()?))
 }
 
-/// A release and the signatures in its file: readable, but nobody's word yet.
+/// A document and the signatures in its file: readable, but nobody's word yet.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SignedRelease {
-    release: Release,
+pub struct SignedDocument {
+    document: Document,
     /// The exact bytes that are signed.
     corim: Vec<u8>,
     signatures: Vec<Signature>,
 }
 
-impl SignedRelease {
-    /// A release that nobody has signed.
+impl SignedDocument {
+    /// A document that nobody has signed.
     #[must_use]
-    pub fn unsigned(release: Release) -> Self {
-        Self { corim: release.encode(), release, signatures: Vec::new() }
+    pub fn unsigned(document: impl Into<Document>) -> Self {
+        let document = document.into();
+        Self { corim: document.encode(), document, signatures: Vec::new() }
     }
 
     /// Whether `bytes` begin like a file that [`Self::decode`] reads.
@@ -134,8 +138,10 @@ impl SignedRelease {
     /// # Errors
     /// [`Unreadable`] with what and where. Nothing is verified.
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
-        if bytes.len() > MAX_FILE {
-            return Err(Unreadable::TooLarge { what: "bytes of a release", limit: MAX_FILE });
+        // Beside the document there is room for signatures; how large a document may be depends on its kind.
+        let limit = MAX_ENDORSEMENTS_FILE.saturating_add(MAX_SIGNATURES.saturating_mul(MAX_SIGNATURE_ITEM));
+        if bytes.len() > limit {
+            return Err(Unreadable::TooLarge { what: "bytes of a document", limit });
         }
         let (corim, signatures) = match bytes.first() {
             Some(&COSE_SIGN1) => {
@@ -147,7 +153,7 @@ impl SignedRelease {
             _ if bytes.starts_with(&UNSIGNED) => (bytes.to_vec(), Vec::new()),
             _ => decode_bundle(bytes)?,
         };
-        Ok(Self { release: Release::decode(&corim)?, corim, signatures })
+        Ok(Self { document: Document::decode(&corim)?, corim, signatures })
     }
 
     /// As a file: a bare CoRIM where there is no signature, else with detached ones.
@@ -189,8 +195,14 @@ impl SignedRelease {
 
     /// What the file says; nobody vouches for it.
     #[must_use]
-    pub const fn release(&self) -> &Release {
-        &self.release
+    pub const fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// The release that it is, if it is one; nobody vouches for it.
+    #[must_use]
+    pub const fn release(&self) -> Option<&Release> {
+        as_release(&self.document)
     }
 
     /// The signatures, unverified.
@@ -202,28 +214,29 @@ impl SignedRelease {
     /// Verifies every signature against `trust` as of `now`.
     ///
     /// What it proves: each named signer held its key and signed exactly this content, in the role that the trust file
-    /// gives to it. What it does not: that the release is in its validity, or newer than one seen before; the caller's
+    /// gives to it. What it does not: that the document is in its validity, or newer than one seen before; the caller's
     /// policy and [`crate::ReferenceIndex::check_not_older`] say that.
     ///
     /// # Errors
     /// [`NotTrusted`]. One signature that does not hold is enough: a file is good as a whole or not at all.
-    pub fn verify(self, trust: &Trust, now: u64) -> Result<VerifiedRelease, NotTrusted> {
+    pub fn verify(self, trust: &Trust, now: u64) -> Result<VerifiedDocument, NotTrusted> {
         if self.signatures.is_empty() {
             return Err(NotTrusted::Unsigned);
         }
         let signers = self
             .signatures
             .iter()
-            .map(|signature| verify_one(signature, &self.corim, &self.release, trust, now))
-            .collect::<Result<_, _>>()?;
-        Ok(VerifiedRelease { content: sha256(&self.corim), release: self.release, signers })
+            .map(|signature| verify_one(signature, &self.corim, &self.document, trust, now))
+            .collect::<Result<Vec<_>, _>>()?;
+        check_may_endorse(&self.document, &signers)?;
+        Ok(VerifiedDocument { content: sha256(&self.corim), document: self.document, signers })
     }
 }
 
 fn verify_one(
     signature: &Signature,
     corim: &[u8],
-    release: &Release,
+    document: &Document,
     trust: &Trust,
     now: u64,
 ) -> Result<Signer, NotTrusted> {
@@ -245,10 +258,28 @@ fn verify_one(
     if let Some(not_after) = trusted.not_after.filter(|&end| now > end) {
         return Err(NotTrusted::Expired { name: name(), not_after });
     }
-    if !trusted.speaks_for(release.product()) {
-        return Err(NotTrusted::OtherProduct { name: name(), product: release.product().into() });
+    if !trusted.speaks_for_all(document.product()) {
+        return Err(NotTrusted::OtherProduct { name: name(), product: document.product().into() });
     }
-    Ok(Signer { role: stated, key_id: key, name: name() })
+    Ok(Signer { role: stated, key_id: key, name: name(), not_after: trusted.not_after })
+}
+
+/// Which TPM sits in a product, only who built it in knows, or who has it in hand.
+fn check_may_endorse(document: &Document, signers: &[Signer]) -> Result<(), NotTrusted> {
+    let knows = |signer: &Signer| matches!(signer.role, Role::Manufacturer | Role::Operator);
+    match signers.first() {
+        Some(first) if document.kind() == Kind::Endorsements && !signers.iter().any(knows) => {
+            Err(NotTrusted::MayNotEndorse { name: first.name.clone(), trusted: first.role })
+        }
+        _ => Ok(()),
+    }
+}
+
+const fn as_release(document: &Document) -> Option<&Release> {
+    match document {
+        Document::Release(release) => Some(release),
+        Document::Endorsements(_) | Document::Notice(_) => None,
+    }
 }
 
 /// coset descends into counter signatures inside byte strings without a bound: headers that could hold them are refused
@@ -309,21 +340,29 @@ pub struct Signer {
     pub key_id: KeyId,
     /// From the trust file.
     pub name: String,
+    /// When the trust ends, from the trust file; seconds since the Unix epoch.
+    pub not_after: Option<u64>,
 }
 
-/// A release whose every signature holds. Only [`SignedRelease::verify`] makes one.
+/// A document whose every signature holds. Only [`SignedDocument::verify`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedRelease {
-    release: Release,
+pub struct VerifiedDocument {
+    document: Document,
     content: [u8; 32],
     signers: Vec<Signer>,
 }
 
-impl VerifiedRelease {
+impl VerifiedDocument {
     /// What is vouched for.
     #[must_use]
-    pub const fn release(&self) -> &Release {
-        &self.release
+    pub const fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// The release that is vouched for, if it is one.
+    #[must_use]
+    pub const fn release(&self) -> Option<&Release> {
+        as_release(&self.document)
     }
 
     /// SHA-256 of the signed bytes.
@@ -347,8 +386,8 @@ impl VerifiedRelease {
         }
     }
 
-    pub(crate) fn into_parts(self) -> (Release, [u8; 32], Vec<Signer>) {
-        (self.release, self.content, self.signers)
+    pub(crate) fn into_parts(self) -> (Document, [u8; 32], Vec<Signer>) {
+        (self.document, self.content, self.signers)
     }
 }
 
@@ -358,8 +397,9 @@ pub(crate) mod tests {
     use proptest::prelude::*;
     use ring::rand::SystemRandom;
 
-    use super::{SignedRelease, protected};
+    use super::{SignedDocument, protected};
     use crate::{
+        document::{Document, Endorsed, Endorsements, Notice},
         error::{NotTrusted, Unreadable, Unsignable},
         key::{SigningKey, tests::new_key},
         release::{BootPcrs, Executable, Release},
@@ -394,7 +434,7 @@ pub(crate) mod tests {
     fn counter_signatures_within_each_other_exhaust_no_stack() {
         for depth in [1, 10, 1000, 20_000] {
             let file = nested_counter_signatures(depth);
-            let refused = SignedRelease::decode(&file);
+            let refused = SignedDocument::decode(&file);
             assert!(matches!(refused, Err(Unreadable::Unsupported { .. } | Unreadable::Malformed(_))), "{depth}");
         }
     }
@@ -405,8 +445,8 @@ pub(crate) mod tests {
         trust
     }
 
-    fn signed(key: &SigningKey, role: Role) -> SignedRelease {
-        SignedRelease::unsigned(release()).sign(key, role, &SystemRandom::new()).unwrap()
+    fn signed(key: &SigningKey, role: Role) -> SignedDocument {
+        SignedDocument::unsigned(release()).sign(key, role, &SystemRandom::new()).unwrap()
     }
 
     #[test]
@@ -415,13 +455,13 @@ pub(crate) mod tests {
         let file = signed(&maker, Role::Manufacturer).sign(&importer, Role::Importer, &SystemRandom::new()).unwrap();
         let bytes = file.encode();
         evidence::cbor::check_deterministic("file", &bytes).unwrap();
-        assert!(SignedRelease::recognises(&bytes));
+        assert!(SignedDocument::recognises(&bytes));
         let trust = trusting([
             signer(&maker, Role::Manufacturer, "acme/*", None),
             signer(&importer, Role::Importer, "*", Some(100)),
         ]);
-        let verified = SignedRelease::decode(&bytes).unwrap().verify(&trust, 100).unwrap();
-        assert_eq!(verified.release(), &release());
+        let verified = SignedDocument::decode(&bytes).unwrap().verify(&trust, 100).unwrap();
+        assert_eq!(verified.release(), Some(&release()));
         let roles = verified.signers().iter().map(|signer| signer.role).collect::<Vec<_>>();
         assert_eq!(roles, [Role::Manufacturer, Role::Importer]);
     }
@@ -430,8 +470,8 @@ pub(crate) mod tests {
     fn each_reason_not_to_trust_is_told_apart() {
         let key = new_key();
         let file = || signed(&key, Role::Importer);
-        let code = |file: SignedRelease, trust: &Trust| file.verify(trust, 1000).unwrap_err().code();
-        assert_eq!(code(SignedRelease::unsigned(release()), &Trust::default()), "release.unsigned");
+        let code = |file: SignedDocument, trust: &Trust| file.verify(trust, 1000).unwrap_err().code();
+        assert_eq!(code(SignedDocument::unsigned(release()), &Trust::default()), "release.unsigned");
         assert_eq!(code(file(), &Trust::default()), "release.untrusted-key");
         let wrong_role = trusting([signer(&key, Role::Manufacturer, "*", None)]);
         assert_eq!(code(file(), &wrong_role), "release.wrong-role");
@@ -455,9 +495,51 @@ pub(crate) mod tests {
         let mut file = signed(&key, Role::Manufacturer);
         let other = Release::new("acme/gw", "2", 8, release().executables().to_vec(), vec![]).unwrap();
         file.corim = other.encode();
-        let moved = SignedRelease::decode(&file.encode()).unwrap();
+        let moved = SignedDocument::decode(&file.encode()).unwrap();
         let trust = trusting([signer(&key, Role::Manufacturer, "*", None)]);
         assert!(matches!(moved.verify(&trust, 0), Err(NotTrusted::BadSignature { .. })));
+    }
+
+    #[test]
+    fn a_signature_of_one_kind_of_document_is_none_of_another() {
+        let key = new_key();
+        let trust = trusting([signer(&key, Role::Manufacturer, "*", None)]);
+        let notice = Notice::new("acme/gw", "1", 7, None, None, vec![], vec![]).unwrap();
+        for other in [Document::Notice(notice), Document::Endorsements(endorsements())] {
+            let mut file = signed(&key, Role::Manufacturer);
+            file.corim = other.encode();
+            let moved = SignedDocument::decode(&file.encode()).unwrap();
+            assert!(matches!(moved.verify(&trust, 0), Err(NotTrusted::BadSignature { .. })));
+        }
+    }
+
+    fn endorsements() -> Endorsements {
+        let entries = vec![Endorsed { ek: [3; 32], serial: "SN 3".into() }];
+        Endorsements::new("acme/gw", "line-1", 1, None, entries).unwrap()
+    }
+
+    #[test]
+    fn only_who_built_a_tpm_in_or_has_it_in_hand_says_where_it_sits() {
+        for (role, may) in
+            [(Role::Manufacturer, true), (Role::Operator, true), (Role::Importer, false), (Role::Distributor, false)]
+        {
+            let key = new_key();
+            let trust = trusting([signer(&key, role, "*", None)]);
+            let file = SignedDocument::unsigned(endorsements()).sign(&key, role, &SystemRandom::new()).unwrap();
+            assert_eq!(file.verify(&trust, 0).map_err(|error| error.code()).is_ok(), may, "{role}");
+        }
+    }
+
+    #[test]
+    fn a_notice_about_many_products_needs_a_word_about_all_of_them() {
+        let key = new_key();
+        let trust = trusting([signer(&key, Role::Manufacturer, "acme/*", None)]);
+        for (products, may) in [("acme/*", true), ("acme/gw", true), ("*", false), ("acm*", false), ("other/*", false)]
+        {
+            let notice = Notice::new(products, "n", 1, None, None, vec![], vec![]).unwrap();
+            let file = SignedDocument::unsigned(notice).sign(&key, Role::Manufacturer, &SystemRandom::new()).unwrap();
+            assert_eq!(file.verify(&trust, 0).is_ok(), may, "{products}");
+        }
     }
 
     #[test]
@@ -477,12 +559,12 @@ pub(crate) mod tests {
             .build()
             .to_tagged_vec()
             .unwrap();
-        assert!(SignedRelease::recognises(&bytes));
-        let file = SignedRelease::decode(&bytes).unwrap();
+        assert!(SignedDocument::recognises(&bytes));
+        let file = SignedDocument::decode(&bytes).unwrap();
         let both = file.sign(&importer, Role::Importer, &SystemRandom::new()).unwrap().encode();
         let trust =
             trusting([signer(&maker, Role::Manufacturer, "*", None), signer(&importer, Role::Importer, "*", None)]);
-        assert_eq!(SignedRelease::decode(&both).unwrap().verify(&trust, 0).unwrap().signers().len(), 2);
+        assert_eq!(SignedDocument::decode(&both).unwrap().verify(&trust, 0).unwrap().signers().len(), 2);
     }
 
     #[test]
@@ -497,7 +579,7 @@ pub(crate) mod tests {
             .build()
             .to_tagged_vec()
             .unwrap();
-        assert!(matches!(SignedRelease::decode(&bytes), Err(Unreadable::Unsupported { .. })));
+        assert!(matches!(SignedDocument::decode(&bytes), Err(Unreadable::Unsupported { .. })));
     }
 
     #[test]
@@ -508,7 +590,7 @@ pub(crate) mod tests {
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
-            let accepted = SignedRelease::decode(&changed).ok().and_then(|file| file.verify(&trust, 0).ok());
+            let accepted = SignedDocument::decode(&changed).ok().and_then(|file| file.verify(&trust, 0).ok());
             assert_eq!(accepted, None, "byte {at}");
         }
     }
@@ -516,7 +598,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn decoding_anything_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-            let _ = SignedRelease::decode(&bytes);
+            let _ = SignedDocument::decode(&bytes);
         }
 
         #[test]
@@ -525,7 +607,7 @@ pub(crate) mod tests {
             let at = at % bytes.len();
             let end = (at + cut).min(bytes.len());
             bytes.splice(at..end, insert);
-            let _ = SignedRelease::decode(&bytes);
+            let _ = SignedDocument::decode(&bytes);
         }
     }
 }

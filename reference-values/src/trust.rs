@@ -29,10 +29,23 @@ impl TrustedSigner {
     /// Whether it may speak for `product`.
     #[must_use]
     pub fn speaks_for(&self, product: &str) -> bool {
-        self.products.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(beginning) => product.starts_with(beginning),
-            None => product == pattern,
-        })
+        self.products.iter().any(|pattern| covers(pattern, product))
+    }
+
+    /// Whether it may speak for all products that `pattern` stands for: a name, or the beginning of names with `*`.
+    #[must_use]
+    pub fn speaks_for_all(&self, pattern: &str) -> bool {
+        // What begins like the pattern, up to its asterisk, begins like every product that it stands for.
+        self.speaks_for(pattern)
+    }
+}
+
+/// Whether `pattern` (a name, or the beginning of names with `*` at its end) stands for `product`; where that is a pattern
+/// itself, for all that it stands for.
+pub(crate) fn covers(pattern: &str, product: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => product.starts_with(beginning),
+        None => product == pattern,
     }
 }
 
@@ -178,6 +191,12 @@ mod tests {
         assert_eq!((signer.role, signer.not_after), (Role::Manufacturer, Some(1_893_456_000)));
         assert!(signer.speaks_for("acme/gw") && signer.speaks_for("one"));
         assert!(!signer.speaks_for("one2") && !signer.speaks_for("other/acme/gw"));
+        for all in ["acme/*", "acme/gw*", "acme/gw", "one"] {
+            assert!(signer.speaks_for_all(all), "{all}");
+        }
+        for more in ["*", "a*", "acme*", "one*", "other/*"] {
+            assert!(!signer.speaks_for_all(more), "{more}");
+        }
     }
 
     #[test]

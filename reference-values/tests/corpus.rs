@@ -3,11 +3,11 @@
 
 use std::{fs, path::PathBuf};
 
-use reference_values::SignedRelease;
+use reference_values::SignedDocument;
 
 fn run(data: &[u8]) {
-    if let Ok(release) = SignedRelease::decode(data) {
-        assert_eq!(SignedRelease::decode(&release.encode()).as_ref(), Ok(&release));
+    if let Ok(release) = SignedDocument::decode(data) {
+        assert_eq!(SignedDocument::decode(&release.encode()).as_ref(), Ok(&release));
     }
 }
 

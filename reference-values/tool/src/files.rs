@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reference_values::{SignedRelease, SigningKey, Trust, limits::MAX_FILE};
+use reference_values::{SignedDocument, SigningKey, Trust, limits::MAX_ENDORSEMENTS_FILE};
 use tracing::warn;
 use zeroize::Zeroizing;
 
@@ -16,10 +16,10 @@ use crate::failure::Failure;
 /// Key and trust files are texts of a few kilobytes; anything larger is something else.
 const MAX_TEXT: usize = 1024 * 1024;
 
-/// Reads a release file, signed or not.
-pub(crate) fn read_release(path: &Path) -> Result<SignedRelease, Failure> {
-    let bytes = read(path, MAX_FILE)?;
-    SignedRelease::decode(&bytes).map_err(|error| Failure::input(path, error))
+/// Reads a document, signed or not.
+pub(crate) fn read_document(path: &Path) -> Result<SignedDocument, Failure> {
+    let bytes = read(path, MAX_ENDORSEMENTS_FILE)?;
+    SignedDocument::decode(&bytes).map_err(|error| Failure::input(path, error))
 }
 
 /// Reads at most `limit` bytes; more is an error.

@@ -27,9 +27,12 @@ pub(crate) fn run(arguments: &Build) -> Result<(), Failure> {
         boot_rules: rules.into_iter().collect(),
         ima_policies: ima_policies(arguments)?,
         executables: found.executables,
+        images: found.images,
+        further_digests: found.further,
     };
     let release = Release::with_content(&arguments.product, &arguments.release, sequence, content)
         .and_then(|release| release.valid(arguments.valid_from.map(|t| t.0), arguments.retire_at.map(|t| t.0)))
+        .and_then(|release| release.with_update_window(arguments.update_window.map(|window| window.0)))
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let bytes = release.encode();
     // What is written must be readable by everyone else, limits included.
@@ -65,9 +68,14 @@ fn ima_policies(arguments: &Build) -> Result<Vec<ImaPolicy>, Failure> {
 /// What was built, and what the rules allow beyond what was given.
 fn told(release: &Release, logs: usize, generalised: &[Generalised]) -> String {
     let files = count(release.executables().len(), "executable", "executables");
+    let images = count(release.images().len(), "boot image", "boot images");
     let boots = count(release.boots().len(), "boot", "boots");
-    let mut out =
-        format!("{} {}, sequence {}: {files}, {boots}", release.product(), release.name(), release.sequence());
+    let mut out = format!(
+        "{} {}, sequence {}: {files}, {images}, {boots}",
+        release.product(),
+        release.name(),
+        release.sequence()
+    );
     for rules in release.boot_rules() {
         let kinds = super::rules::summary(rules);
         out.push_str(&format!(", boot rules from {} ({kinds})", count(logs, "log", "logs")));

@@ -1,21 +1,37 @@
-//! `diff`: what changed between two releases. What decides is the digest; the path tells which file it was.
+//! `diff`: what changed between two documents of one kind. Of a file, what decides is the digest; the path tells which file it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reference_values::{BootPcrs, Executable, Release};
+use reference_values::{BootPcrs, Document, Executable, Release};
 use serde::Serialize;
 
 use super::{
-    Summary, count, hex, pcrs, print_json,
+    Summary, count, hex,
+    notices::Lines,
+    pcrs, print_json,
     rules::{self, Change},
 };
 use crate::{cli::Diff, failure::Failure, files};
 
 /// `diff --json`.
 #[derive(Serialize)]
-struct Changes {
+struct Difference {
     from: Summary,
     to: Summary,
+    #[serde(flatten)]
+    changes: Changes,
+}
+
+/// By kind.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Changes {
+    Releases(Box<Between>),
+    Lines(Lines),
+}
+
+#[derive(Serialize)]
+struct Between {
     /// Same path, other content.
     changed: Vec<Changed>,
     added: Vec<File>,
@@ -49,13 +65,33 @@ struct Moved {
 }
 
 pub(crate) fn run(arguments: &Diff) -> Result<(), Failure> {
-    let (from, to) = (files::read_release(&arguments.from)?, files::read_release(&arguments.to)?);
-    let changes = Changes::between(from.release(), to.release());
-    if arguments.json { print_json(&changes) } else { files::print(&changes.text()) }
+    let (from, to) = (files::read_document(&arguments.from)?, files::read_document(&arguments.to)?);
+    let (from, to) = (from.document(), to.document());
+    let changes = match (from, to) {
+        (Document::Release(from), Document::Release(to)) => Changes::Releases(Box::new(Between::releases(from, to))),
+        (Document::Endorsements(from), Document::Endorsements(to)) => Changes::Lines(Lines::of_lists(from, to)),
+        (Document::Notice(from), Document::Notice(to)) => Changes::Lines(Lines::of_notices(from, to)),
+        (from, to) => {
+            let why = format!("one file is of kind {}, the other {}: give two of one kind", from.kind(), to.kind());
+            return Err(Failure::Usage(why));
+        }
+    };
+    let difference = Difference { from: Summary::of(from), to: Summary::of(to), changes };
+    if arguments.json { print_json(&difference) } else { files::print(&difference.text()) }
 }
 
-impl Changes {
-    fn between(from: &Release, to: &Release) -> Self {
+impl Difference {
+    fn text(&self) -> String {
+        let changes = match &self.changes {
+            Changes::Releases(changes) => changes.text(),
+            Changes::Lines(lines) => lines.text(),
+        };
+        format!("from {}to   {}\n{changes}", self.from.lines(), self.to.lines())
+    }
+}
+
+impl Between {
+    fn releases(from: &Release, to: &Release) -> Self {
         let (before, after) = (by_digest(from), by_digest(to));
         let moved = before.iter().filter_map(|(digest, path)| {
             let new = after.get(digest).filter(|new| *new != path)?;
@@ -73,8 +109,6 @@ impl Changes {
         }
         gone.extend(removed);
         Self {
-            from: Summary::of(from),
-            to: Summary::of(to),
             changed,
             added,
             removed: gone.into_iter().map(|(path, d)| File { path: path.into(), sha256: hex(d) }).collect(),
@@ -86,8 +120,8 @@ impl Changes {
     }
 
     fn text(&self) -> String {
-        let Self { from, to, changed, added, removed, moved, boots_added, boots_removed, boot_changes } = self;
-        let mut out = format!("from {}to   {}\n", from.lines(), to.lines());
+        let Self { changed, added, removed, moved, boots_added, boots_removed, boot_changes } = self;
+        let mut out = String::new();
         for Changed { path, from, to } in changed {
             out.push_str(&format!("~ {path}\n    {from}\n    {to}\n"));
         }

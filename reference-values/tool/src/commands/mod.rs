@@ -4,50 +4,92 @@ pub(crate) mod build;
 pub(crate) mod check;
 pub(crate) mod diff;
 pub(crate) mod keygen;
+mod notices;
 mod rules;
 pub(crate) mod show;
 pub(crate) mod sign;
 
 use data_encoding::HEXLOWER;
-use reference_values::{BootPcrs, Release};
+use reference_values::{BootPcrs, Document, Kind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 use crate::{failure::Failure, files, time::Time};
 
-/// What every command says of a release first.
+/// What every command says of a document first.
 #[derive(Serialize)]
 struct Summary {
+    kind: Kind,
     product: String,
-    release: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    release: Option<String>,
+    /// Of a list or a notice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
     sequence: u64,
     valid_from: Option<String>,
     retire_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    update_window_seconds: Option<u64>,
+    /// Of a list or a notice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
 }
 
 impl Summary {
-    fn of(release: &Release) -> Self {
+    fn of(document: &Document) -> Self {
+        let time = |time: u64| Time(time).to_string();
+        let release = match document {
+            Document::Release(release) => Some(release),
+            Document::Endorsements(_) | Document::Notice(_) => None,
+        };
+        let name = || document.name().to_owned();
         Self {
-            product: release.product().into(),
-            release: release.name().into(),
-            sequence: release.sequence(),
-            valid_from: release.valid_from().map(|time| Time(time).to_string()),
-            retire_at: release.retire_at().map(|time| Time(time).to_string()),
+            kind: document.kind(),
+            product: document.product().into(),
+            release: release.map(|_| name()),
+            name: release.is_none().then(name),
+            sequence: document.sequence(),
+            valid_from: release.and_then(|release| release.valid_from()).map(time),
+            retire_at: release.and_then(|release| release.retire_at()).map(time),
+            update_window_seconds: release.and_then(|release| release.update_window()),
+            expires: document.expires().map(time),
         }
     }
 
     /// As lines for people.
     fn lines(&self) -> String {
-        let Self { product, release, sequence, valid_from, retire_at } = self;
-        let mut out = format!("{product} {release}, sequence {sequence}\n");
+        let Self { product, release, name, sequence, valid_from, retire_at, update_window_seconds, expires, .. } = self;
+        let what = match (release, name) {
+            (Some(release), _) => format!("{product} {release}"),
+            (None, Some(name)) if self.kind == Kind::Notice => format!("notice {name} about {product}"),
+            (None, name) => format!("endorsements {} of {product}", name.as_deref().unwrap_or_default()),
+        };
+        let mut out = format!("{what}, sequence {sequence}\n");
         if let Some(from) = valid_from {
             out.push_str(&format!("valid from {from}\n"));
         }
         if let Some(until) = retire_at {
             out.push_str(&format!("retired at {until}\n"));
         }
+        if let Some(seconds) = update_window_seconds {
+            out.push_str(&format!("devices have {} to update\n", duration(*seconds)));
+        }
+        if let Some(end) = expires {
+            out.push_str(&format!("ends at {end}\n"));
+        }
         out
     }
+}
+
+/// In the largest unit that it is a whole number of.
+fn duration(seconds: u64) -> String {
+    for (unit, one, many) in [(86_400, "day", "days"), (3_600, "hour", "hours"), (60, "minute", "minutes")] {
+        if seconds > 0 && seconds.is_multiple_of(unit) {
+            return count(usize::try_from(seconds / unit).unwrap_or(usize::MAX), one, many);
+        }
+    }
+    count(usize::try_from(seconds).unwrap_or(usize::MAX), "second", "seconds")
 }
 
 fn hex(bytes: &[u8]) -> String {

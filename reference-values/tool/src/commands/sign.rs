@@ -8,7 +8,7 @@ use crate::{cli::Sign, failure::Failure, files};
 
 pub(crate) fn run(arguments: &Sign) -> Result<(), Failure> {
     let key = files::read_key(&arguments.key)?;
-    let release = files::read_release(&arguments.file)?;
+    let release = files::read_document(&arguments.file)?;
     let signed = release.sign(&key, arguments.role, &SystemRandom::new()).map_err(|error| match error {
         Unsignable::Crypto => Failure::Operation(error.to_string()),
         Unsignable::Twice(_) | Unsignable::TooMany(_) => {
@@ -16,8 +16,8 @@ pub(crate) fn run(arguments: &Sign) -> Result<(), Failure> {
         }
     })?;
     files::replace(&arguments.output, &signed.encode())?;
-    let (release, signatures) = (signed.release(), signed.signatures().len());
+    let (document, signatures) = (signed.document(), signed.signatures().len());
     let signatures = count(signatures, "signature", "signatures");
-    let (product, name, role) = (release.product(), release.name(), arguments.role);
+    let (product, name, role) = (document.product(), document.name(), arguments.role);
     files::print(&format!("{product} {name}: signed as {role} by key {}; {signatures} now\n", key.public().id()))
 }
