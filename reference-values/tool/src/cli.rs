@@ -7,7 +7,7 @@ use reference_values::{Role, boot_rules::AttesterIn};
 
 use crate::{
     sources::Algorithm,
-    time::{Time, parse_time},
+    time::{Span, Time, parse_span, parse_time},
 };
 
 /// Builds, signs, checks and shows releases: what a product runs when it runs as its makers meant it to.
@@ -63,14 +63,18 @@ Examples:
     --ima-policy ./root/etc/ima/ima-policy --attester-in initrd --product acme/gateway --release 4.2.0 -o gateway.corim
   reference-values build --rootfs ./root --rootfs ./initrd --boot-log a.bin b.bin \\
     --cmdline 'root=/dev/sda2 ro quiet' --cmdline 'root=/dev/sd* ro quiet' --product acme/gateway --release 4.2.0 -o g.corim
+  reference-values build --rootfs root.squashfs --rootfs driver.deb --digests sha1,sha512 --update-window 14d \\
+    --product acme/gateway --release 4.2.0 -o gateway.corim
   reference-values build --rootfs ./root --boot-pcrs pcrs.txt --product acme/gateway --release 4.2.0 -o gateway.corim
 
 Boot logs come from /sys/kernel/security/tpm0/binary_bios_measurements of devices that booted as they should. Several
 logs become rules that all of them meet: give one of each variant of hardware and firmware, and of a second boot of one
 device. What the rules leave open is printed. Most logs hold only a digest of the kernel's command line: give the text,
 as /proc/cmdline had it, or the unified kernel image that has it.
-Files count by their content (ELF, interpreter line) or executable bit, and /etc/ld.so.cache and /etc/ld.so.preload; links
-are not followed and other file systems not entered. The same input gives the same bytes where --sequence or SOURCE_DATE_EPOCH is given.")]
+What --rootfs is, its content tells. Files count by their content (ELF, interpreter line, compressed kernel module, kernel,
+initrd, EFI program) or executable bit, and /etc/ld.so.cache and /etc/ld.so.preload; archives within are not entered, links
+not followed, devices and other file systems left out. Of a .deb, the scripts count that dpkg keeps. The same input gives the
+same bytes where --sequence or SOURCE_DATE_EPOCH is given.")]
 pub(crate) struct Build {
     /// Root file system, unpacked initrd or package: a folder, a tar (also compressed), an ext4 or squashfs image, or a
     /// .deb; may be given several times
@@ -119,6 +123,9 @@ pub(crate) struct Build {
     /// From when on it is stale
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) retire_at: Option<Time>,
+    /// How long devices may run files of this release and of the one before: 14d or 36h; default: the verifier's policy
+    #[arg(long, value_name = "DURATION", value_parser = parse_span)]
+    pub(crate) update_window: Option<Span>,
     /// Number that grows with every build of this product; default: SOURCE_DATE_EPOCH, else the present time
     #[arg(long, value_name = "N")]
     pub(crate) sequence: Option<u64>,

@@ -54,7 +54,11 @@ fn start_log(arguments: &Arguments) {
         (false, 1) => LevelFilter::INFO,
         (false, _) => LevelFilter::DEBUG,
     };
-    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    let mut filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    // What this reader of images finds wrong is in the error that it returns.
+    if let Ok(silent) = "backhand=off".parse() {
+        filter = filter.add_directive(silent);
+    }
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

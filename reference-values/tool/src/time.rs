@@ -32,9 +32,32 @@ pub(crate) fn parse_time(text: &str) -> Result<Time, String> {
         .ok_or_else(|| "a date (2026-11-24) or a time with its offset (2026-11-24T12:00:00Z) is expected".into())
 }
 
+/// A length of time, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) u64);
+
+/// Reads `90s`, `30m`, `36h` or `14d`.
+pub(crate) fn parse_span(text: &str) -> Result<Span, String> {
+    const UNITS: [(char, u64); 4] = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let read = UNITS.iter().find_map(|(unit, seconds)| {
+        let number = text.strip_suffix(*unit)?.parse::<u64>().ok()?;
+        number.checked_mul(*seconds)
+    });
+    read.map(Span).ok_or_else(|| "a number with s, m, h or d is expected, as 14d or 36h".into())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Time, parse_time};
+    use super::{Span, Time, parse_span, parse_time};
+
+    #[test]
+    fn spans_have_a_unit() {
+        assert_eq!(parse_span("14d"), Ok(Span(1_209_600)));
+        assert_eq!(parse_span("36h"), Ok(Span(129_600)));
+        for wrong in ["14", "d", "-1d", "1w", "99999999999999999d", "1 d"] {
+            assert!(parse_span(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn dates_and_times_are_read_and_printed() {

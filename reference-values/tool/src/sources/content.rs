@@ -2,7 +2,9 @@
 
 use std::{io::Read, path::Path};
 
-use super::{pending::ImageKind, unpack::Compression};
+use reference_values::ImageKind;
+
+use super::unpack::Compression;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,8 +23,28 @@ use crate::failure::Failure;
 pub(super) const MAGIC: (usize, [u8; 2]) = (0x438, [0x53, 0xEF]);
 
 pub(super) fn measure(image: &Image<'_>, options: &Options) -> Result<Found, Failure> {
-    let entries = quiet::contained(|| files(&open(image)?)).map_err(|error| image.damaged("ext4 image", error))?;
+    let entries = quiet::contained(|| {
+        check_length(image)?;
+        files(&open(image)?)
+    })
+    .map_err(|error| image.damaged("ext4 image", error))?;
     hash::measure(&Files(image), entries, options)
+}
+
+/// The file system has a length of its own: an image that is shorter lacks files that its folders may name.
+fn check_length(image: &Image<'_>) -> io::Result<()> {
+    const WIDE: u32 = 0x80;
+    let mut superblock = [0; 1024];
+    image.file.read_exact_at(&mut superblock, 1024)?;
+    let field =
+        |at: usize| superblock.get(at..).and_then(|rest| rest.first_chunk().copied()).map_or(0, u32::from_le_bytes);
+    let high = if field(0x60) & WIDE == 0 { 0 } else { field(0x150) };
+    let blocks = u64::from(high) << 32 | u64::from(field(0x04));
+    let length = 1024_u64.checked_shl(field(0x18)).and_then(|size| blocks.checked_mul(size));
+    if length.is_none_or(|length| length > image.file.metadata().map_or(0, |file| file.len())) {
+        return Err(io::Error::other("it is shorter than its file system: it is truncated"));
+    }
+    Ok(())
 }
 
 fn open(image: &Image<'_>) -> io::Result<Ext4> {

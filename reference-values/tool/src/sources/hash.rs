@@ -11,7 +11,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use reference_values::Executable;
+use reference_values::{BootImage, Executable, FurtherDigests, ImageKind};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512};
 use tracing::debug;
 
@@ -19,7 +19,6 @@ use super::{
     Algorithm, Found, Options,
     content::{self, Kind},
     limits::{BEGINNING, BLOCK, MAX_IMAGE, MAX_MEASURED, MAX_TOTAL},
-    pending::{BootImage, FurtherDigests, ImageKind},
     quiet,
     unpack::{Compression, fill},
 };

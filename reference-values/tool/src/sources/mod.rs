@@ -11,7 +11,6 @@ mod ext4;
 mod folder;
 mod hash;
 mod limits;
-pub(crate) mod pending;
 mod quiet;
 mod squashfs;
 mod tar;
@@ -27,13 +26,9 @@ use std::{
 };
 
 use clap::ValueEnum;
-use reference_values::Executable;
+use reference_values::{BootImage, Executable, FurtherDigests};
 
-use self::{
-    limits::MAX_UNPACKED,
-    pending::{BootImage, FurtherDigests},
-    unpack::Compression,
-};
+use self::{limits::MAX_UNPACKED, unpack::Compression};
 use crate::failure::Failure;
 
 /// A digest beside SHA-256.
@@ -177,4 +172,105 @@ pub(crate) fn readable(path: &Path) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Read as _, io::Write as _};
+
+    use reference_values::ImageKind;
+
+    use super::*;
+    use crate::boot::pe::{Pe, tests::image};
+
+    fn found(files: &[(&str, &[u8])], options: &Options) -> Found {
+        let folder = tempfile::TempDir::new().unwrap();
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        measure(folder.path(), options).unwrap()
+    }
+
+    fn at(offset: usize, magic: &[u8]) -> Vec<u8> {
+        [&vec![0; offset], magic, &[0; 600]].concat()
+    }
+
+    fn gzip(content: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn lz4(content: &[u8], legacy: bool) -> Vec<u8> {
+        let form = lz4_flex::frame::FrameInfo::new().legacy_frame(legacy);
+        let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(form, Vec::new());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_boots_is_told_by_its_content() {
+        let cpio = [&b"070701"[..], &[b'0'; 300_000]].concat();
+        let uki = image(&[(".linux", b"kernel"), (".cmdline", b"quiet")]);
+        let mut windows = image(&[(".text", b"code")]);
+        windows[0x40 + 24 + 68] = 3;
+        let stub = image(&[(".text", &at(0x202, b"HdrS"))]);
+        let found = found(
+            &[
+                ("a", &at(0x202, b"HdrS")),
+                ("b", &at(0x38, b"ARM\x64")),
+                ("c", &gzip(&at(0x38, b"ARM\x64"))),
+                ("d", &cpio),
+                ("e", &gzip(&cpio)),
+                ("f", &lz4(&cpio, false)),
+                ("g", &lz4(&cpio, true)),
+                ("h", &uki),
+                ("i", &image(&[(".text", b"code")])),
+                ("windows", &windows),
+                ("not-pe", b"MZ and no more"),
+                ("stub", &stub),
+                ("text.gz", &gzip(b"#!/bin/sh")),
+            ],
+            &Options::default(),
+        );
+        let kinds = found.images.iter().map(|image| (image.path.as_str(), image.kind)).collect::<Vec<_>>();
+        use ImageKind::{Initrd, Kernel, Loader, Uki};
+        let expected = [Kernel, Kernel, Kernel, Initrd, Initrd, Initrd, Initrd, Uki, Loader, Loader];
+        let paths = ["/a", "/b", "/c", "/d", "/e", "/f", "/g", "/h", "/i", "/stub"];
+        assert_eq!(kinds, paths.into_iter().zip(expected).collect::<Vec<_>>());
+        assert!(found.executables.is_empty(), "{:?}", found.executables);
+        let sha256 = evidence::pcr::sha256;
+        let sections = [(".linux".to_owned(), sha256(b"kernel")), (".cmdline".to_owned(), sha256(b"quiet"))];
+        assert_eq!(found.images[7].sections, sections);
+        assert_eq!(found.images[7].authenticode, Some(Pe::read(&uki).unwrap().authenticode));
+        assert_eq!(found.images[7].digest, sha256(&uki));
+    }
+
+    #[test]
+    fn digests_that_are_asked_for_stand_beside_sha256() {
+        let options = Options { further: vec![Algorithm::Sha1, Algorithm::Sha384, Algorithm::Sha512], progress: false };
+        let found = found(&[("script", b"#!abc")], &options);
+        let further = &found.further[&found.executables[0].digest];
+        let digest = |algorithm| ring::digest::digest(algorithm, b"#!abc").as_ref().to_vec();
+        assert_eq!(further.sha1.unwrap().to_vec(), digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY));
+        assert_eq!(further.sha384.unwrap().to_vec(), digest(&ring::digest::SHA384));
+        assert_eq!(further.sha512.unwrap().to_vec(), digest(&ring::digest::SHA512));
+        assert!(self::found(&[("script", b"#!abc")], &Options::default()).further.is_empty());
+    }
+
+    #[test]
+    fn what_unpacks_without_end_is_refused_and_zeros_take_no_room() {
+        use std::os::unix::fs::MetadataExt as _;
+        let zeros = unpack::to_file(io::repeat(0).take(1 << 30), 1 << 30).unwrap();
+        let metadata = zeros.metadata().unwrap();
+        assert_eq!((metadata.len(), metadata.blocks()), (1 << 30, 0));
+        let error = unpack::to_file(io::repeat(1), 1 << 20).unwrap_err();
+        assert!(error.to_string().contains("more than 1048576 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_panic_of_a_reader_is_an_error() {
+        let error = quiet::contained(|| -> io::Result<()> { panic!("damage") }).unwrap_err();
+        assert!(error.to_string().contains("damaged"), "{error}");
+    }
 }

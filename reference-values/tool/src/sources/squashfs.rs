@@ -158,7 +158,7 @@ impl CompressionAction for Unpacker {
             other => return Err(BackhandError::UnsupportedCompression(format!("{other:?}"))),
         }
         let unpacked = out.len() as u64;
-        let within = self.left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(unpacked));
+        let within = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(unpacked));
         within.map_err(|_| io::Error::other(format!("unpacks to more than {MAX_UNPACKED} bytes")))?;
         Ok(())
     }
