@@ -21,7 +21,7 @@ while (($#)); do
   esac
 done
 cargo build --release --quiet --workspace --bins
-ATTESTER=$(readlink -f "${CARGO_TARGET_DIR:-target}/release/attester")
+programs=$(readlink -f "${CARGO_TARGET_DIR:-target}/release")
 figures=$(cargo bench --quiet --no-run --message-format json -p countersign-tests --bench figures |
   jq -r 'select(.target.kind == ["bench"]) | .executable')
-ATTESTER=$ATTESTER exec "$figures" --bench "${arguments[@]}"
+ATTESTER=$programs/attester REFERENCE_VALUES=$programs/reference-values exec "$figures" --bench "${arguments[@]}"

@@ -1,6 +1,7 @@
 //! Figures, each measured beside its limit in one run: `figures [NAME…] [--json FILE] [--seconds N]`, no name for all.
 //! Run through `scripts/bench.sh`, which builds what is measured in release mode.
 
+mod build_rate;
 mod eventlog;
 mod fleet;
 
@@ -47,8 +48,9 @@ impl Figure {
 
 type Benchmark = fn(Duration) -> Result<Figure>;
 
-const BENCHMARKS: [(&str, Benchmark); 5] = [
+const BENCHMARKS: [(&str, Benchmark); 6] = [
     ("appraise", appraise),
+    ("build-rate", build_rate::build_rate),
     ("eventlog", eventlog::eventlog),
     ("evidence-bytes", evidence_bytes),
     ("outage", fleet::outage),
