@@ -11,7 +11,7 @@ source scripts/lib/machine.sh
 CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 export CARGO_TARGET_DIR
 readonly DENY_VERSION=0.20.2
-readonly STEPS=(packages format scripts lint docs build tests doc-tests dependencies interop fuzz)
+readonly STEPS=(packages format scripts lint docs build tests doc-tests debian-root dependencies interop fuzz)
 
 packages() {
   need_build_tools
@@ -49,6 +49,8 @@ tests() {
 }
 
 doc-tests() { cargo test --locked --workspace --doc --quiet; }
+
+debian-root() { scripts/debian-root.sh; }
 
 dependencies() {
   local deny
