@@ -1,6 +1,7 @@
 //! What a verifier asks for. A policy is text (TOML), read strictly; every field has a safe default.
 
 use evidence::result::Claim;
+use reference_values::{Required, Role};
 use serde::Deserialize;
 
 use crate::{UnixSeconds, cause::Code};
@@ -25,6 +26,7 @@ pub struct Policy {
     /// What secure boot that is off, though the release asks for it, leads to.
     pub secure_boot: SecureBoot,
     tolerated: Vec<Tolerance>,
+    required: Required,
 }
 
 /// What an unlisted executable leads to.
@@ -105,6 +107,16 @@ struct Written {
     unseen_boots: u32,
     secure_boot: SecureBoot,
     tolerate: Vec<WrittenTolerance>,
+    required_roles: Vec<String>,
+    required: Vec<WrittenRoles>,
+}
+
+/// Roles that must have signed the releases of some products.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRoles {
+    product: String,
+    roles: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +139,8 @@ impl Default for Written {
             unseen_boots: 0,
             secure_boot: SecureBoot::Contraindicated,
             tolerate: Vec::new(),
+            required_roles: Vec::new(),
+            required: Vec::new(),
         }
     }
 }
@@ -170,6 +184,12 @@ impl Policy {
         Ok(())
     }
 
+    /// Roles that must have signed a release before it counts.
+    #[must_use]
+    pub const fn required(&self) -> &Required {
+        &self.required
+    }
+
     /// Whether `cause` is tolerated at `now`, and why.
     #[must_use]
     pub fn tolerates(&self, cause: Code, now: UnixSeconds) -> Option<&str> {
@@ -192,13 +212,19 @@ impl Default for Policy {
             runtime_pcr,
             require: DEFAULT_REQUIRE.to_vec(),
             tolerated: vec![],
+            required: Required::default(),
         }
     }
 }
 
 impl Written {
     fn into_policy(self) -> Result<Policy, PolicyError> {
+        let everywhere = Required::everywhere(roles("required_roles", self.required_roles)?);
+        let required = self.required.into_iter().try_fold(everywhere, |required, written| {
+            Ok::<_, PolicyError>(required.for_products(&written.product, roles("required", written.roles)?))
+        })?;
         Ok(Policy {
+            required,
             id: self.id,
             validity: self.validity_seconds,
             unannounced_per_day: self.unannounced_per_day,
@@ -210,6 +236,11 @@ impl Written {
             tolerated: self.tolerate.into_iter().map(tolerance).collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn roles(place: &'static str, names: Vec<String>) -> Result<Vec<Role>, PolicyError> {
+    let role = |name: String| name.parse().map_err(|_| PolicyError::UnknownName { place, kind: "role", name });
+    names.into_iter().map(role).collect()
 }
 
 fn claim(name: String) -> Result<Claim, PolicyError> {
@@ -244,6 +275,16 @@ mod tests {
     #[test]
     fn the_default_policy_is_the_empty_file() {
         assert_eq!(Policy::from_toml("").unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn roles_are_asked_for_everywhere_or_by_product() {
+        let text = "required_roles = [\"manufacturer\"]\n[[required]]\nproduct = \"acme/*\"\nroles = [\"importer\"]\n";
+        let policy = Policy::from_toml(text).unwrap();
+        assert_eq!(policy.required().roles_for("acme/x"), [Role::Importer]);
+        assert_eq!(policy.required().roles_for("other"), [Role::Manufacturer]);
+        let error = Policy::from_toml("required_roles = [\"maker\"]").unwrap_err().to_string();
+        assert!(error.contains("maker") && error.contains("role"), "{error}");
     }
 
     #[test]

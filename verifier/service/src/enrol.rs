@@ -216,9 +216,11 @@ impl Verifier {
             Registered::KeyElsewhere => return Err(key_elsewhere().into()),
             Registered::Outdated => return Err(not_proved().into()),
         };
-        // The look at the fleet that follows new lists may have come by before this was registered.
+        // A signed list may name it; and the look at the fleet that follows new lists may have come by before this was
+        // registered.
         let present = Arc::clone(&self.rules.borrow());
-        if !Arc::ptr_eq(rules, &present) {
+        let listed = presented.eks.iter().any(|ek| present.references.endorsed(ek).is_some());
+        if listed || !Arc::ptr_eq(rules, &present) {
             recheck::device(&self.store, device, &present, (self.clock)())?;
         }
         let known = self.store.registration(device)?;
@@ -519,7 +521,7 @@ mod tests {
         Rules {
             references: Arc::new(ReferenceIndex::default()),
             policy: Policy::default(),
-            roots: EkRoots::load(&dir.path().join("roots")).unwrap().denying(denied),
+            roots: Arc::new(EkRoots::load(&dir.path().join("roots")).unwrap().denying(denied)),
         }
     }
 
@@ -638,6 +640,24 @@ mod tests {
             let key = Allowed { digest: ek.digest(), product: product.map(str::to_owned) };
             self.verifier.store.allow(vec![key], "test", NOW).unwrap();
         }
+    }
+
+    #[test]
+    fn a_device_whose_key_a_signed_list_names_has_its_product_and_serial_at_once() {
+        let office = office();
+        let maker = Maker::new(&office);
+        let [listed, other] = [(); 2].map(|()| KeyPair::generate().unwrap());
+        let shop = crate::references::tests::Shop::of(&office.verifier.store, || NOW);
+        shop.desk.publish(&shop.list(1, &[(ek_of(&listed).digest(), "S-1")])).unwrap();
+        let roots = Arc::clone(&office.rules.borrow().roots);
+        let references = Arc::clone(&shop.desk.rules().references);
+        office.rules.send_replace(Arc::new(Rules { references, policy: Policy::default(), roots }));
+        let outcome = office.enrols(maker.presentation(&listed, &ak(1)));
+        let Answer::Outcome(Outcome::Enrolled { device, approved, .. }) = outcome else { panic!("{outcome:?}") };
+        let known = office.registration(device);
+        assert_eq!((known.product.as_deref(), known.serial.as_deref(), approved), (Some("a/b"), Some("S-1"), true));
+        let unlisted = office.registration(office.enrolled(maker.presentation(&other, &ak(2))));
+        assert_eq!((unlisted.product, unlisted.serial), (None, None));
     }
 
     #[test]

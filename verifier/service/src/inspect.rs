@@ -17,7 +17,7 @@ use evidence::{
     runtime_log,
     tpm::{self, AkPublic, Attest, Attested, PcrSelection, Public, PublicKey, without_size},
 };
-use reference_values::{SignedRelease, Unreadable};
+use reference_values::{Document, SignedDocument, Unreadable};
 use serde_json::{Map, Value, json};
 
 use crate::http::api::time;
@@ -61,7 +61,7 @@ struct Decoder {
 /// The narrower signature first.
 const DECODERS: [Decoder; 8] = [
     Decoder { looks_like: |bytes| bytes.first() == Some(&COSE_SIGN1), decode: cose },
-    Decoder { looks_like: SignedRelease::recognises, decode: reference_values },
+    Decoder { looks_like: SignedDocument::recognises, decode: reference_values },
     Decoder { looks_like: |bytes| without_size(bytes).starts_with(&tpm::GENERATED.to_be_bytes()), decode: attest },
     Decoder { looks_like: |bytes| Public::read(bytes).is_ok(), decode: public },
     Decoder { looks_like: |bytes| tpm::read_ecdsa_signature(bytes).is_ok(), decode: signature },
@@ -386,11 +386,7 @@ fn attestation_result(result: &AttestationResult) -> Value {
 }
 
 fn reference_values(bytes: &[u8]) -> Result<Value, Undecodable> {
-    let signed = SignedRelease::decode(bytes)?;
-    let release = signed.release();
-    let boot = |boot: &reference_values::BootPcrs| -> Map<String, Value> {
-        boot.pcrs().iter().map(|(pcr, value)| (pcr.to_string(), hex(value).into())).collect()
-    };
+    let signed = SignedDocument::decode(bytes)?;
     let signatures: Vec<Value> = signed
         .signatures()
         .iter()
@@ -401,16 +397,47 @@ fn reference_values(bytes: &[u8]) -> Result<Value, Undecodable> {
     } else {
         json!([])
     };
-    Ok(json!({
-        "kind": "reference-values",
-        "product": release.product(),
-        "release": release.name(),
-        "sequence": release.sequence(),
-        "valid_from": release.valid_from().map(time),
-        "retire_at": release.retire_at().map(time),
-        "executables": release.executables().len(),
-        "boots": release.boots().iter().map(|pcrs| json!({ "sha256": boot(pcrs) })).collect::<Vec<_>>(),
-        "signatures": signatures,
-        "problems": odd,
-    }))
+    let document = signed.document();
+    let mut shown = document_facts(document);
+    shown.extend([
+        ("kind".to_owned(), "reference-values".into()),
+        ("document".to_owned(), document.kind().name().into()),
+        ("product".to_owned(), document.product().into()),
+        ("sequence".to_owned(), document.sequence().into()),
+        ("signatures".to_owned(), signatures.into()),
+        ("problems".to_owned(), odd),
+    ]);
+    Ok(shown.into())
+}
+
+/// What each kind has of its own.
+fn document_facts(document: &Document) -> Map<String, Value> {
+    let boot = |boot: &reference_values::BootPcrs| -> Map<String, Value> {
+        boot.pcrs().iter().map(|(pcr, value)| (pcr.to_string(), hex(value).into())).collect()
+    };
+    let facts = match document {
+        Document::Release(release) => json!({
+            "release": release.name(),
+            "valid_from": release.valid_from().map(time),
+            "retire_at": release.retire_at().map(time),
+            "executables": release.executables().len(),
+            "boots": release.boots().iter().map(|pcrs| json!({ "sha256": boot(pcrs) })).collect::<Vec<_>>(),
+        }),
+        Document::Endorsements(list) => json!({
+            "name": list.name(),
+            "expires": list.expires().map(time),
+            "entries": list.entries().len(),
+        }),
+        Document::Notice(notice) => json!({
+            "name": notice.name(),
+            "expires": notice.expires().map(time),
+            "minimum": notice.minimum().map(|minimum| json!({ "release": minimum.release, "sequence": minimum.sequence })),
+            "revoked": notice.revoked().iter().map(|revoked| revoked.release.as_str()).collect::<Vec<_>>(),
+            "known_bad": notice.known_bad().len(),
+        }),
+    };
+    match facts {
+        Value::Object(facts) => facts,
+        _ => Map::new(),
+    }
 }

@@ -72,8 +72,23 @@ pub const MAX_POLICY_FILE: u64 = 1024 * 1024;
 pub const MAX_DENY_FILE: u64 = 16 * 1024 * 1024;
 /// Registrations that are held against changed lists in one go: some hundred milliseconds' work.
 pub const MAX_RECHECKED: usize = 256;
-/// A signed release, bytes: half a million files at a digest and a path each.
-pub const MAX_RELEASE_FILE: u64 = 64 * 1024 * 1024;
+/// A signed document, bytes: a list of four million endorsement keys. Releases and notices have a bound of their own, which
+/// reading them holds them to.
+pub const MAX_DOCUMENT_FILE: u64 = 512 * 1024 * 1024;
+/// Files in the folder of reference values: some for each of a thousand releases.
+pub const MAX_REFERENCE_FILES: usize = 16_384;
+/// Body of a request that publishes one, bytes: the largest document.
+pub const MAX_PUBLISHED: usize = 512 * 1024 * 1024;
+/// Published documents that are read at a time: each may take half a gigabyte while it is checked.
+pub const MAX_PUBLISHING: usize = 1;
+/// How long the next one waits, seconds.
+pub const PUBLISH_WAIT: u64 = 30;
+/// How long a document may take to arrive, seconds.
+pub const PUBLISH_ARRIVES: u64 = 300;
+/// How often the folder of reference values is looked at.
+pub const REFERENCE_LOOK: Duration = Duration::from_secs(1);
+/// How often a set that could not be taken for want of disk or store is tried again.
+pub const REFERENCE_RETRY: Duration = Duration::from_secs(15);
 
 /// Devices whose rates are remembered at a time; each takes some 50 bytes.
 pub const MAX_RATED_DEVICES: usize = 1_000_000;
@@ -128,3 +143,9 @@ pub const EPOCH_LOOKUP_RATE: Rate = Rate { burst: 2, every: Duration::from_secs(
 /// Requests after evidence that is older than what is known of a device: one shows whether its TPM was cleared; a copier
 /// of old messages must not make a device quote for ever.
 pub const REPLAY_REQUEST_RATE: Rate = Rate { burst: 1, every: Duration::from_secs(60) };
+
+/// Devices whose rows are brought in line with new rules in one transaction: evidence that is to be committed waits no
+/// longer than one takes.
+pub const MAX_REJUDGED: usize = 256;
+/// Devices whose postures are worked out in one transaction.
+pub const MAX_UNPOSED: usize = 256;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use appraisal::{Code, EkClass, UnixSeconds};
 use evidence::claims::DeviceId;
 use jiff::Timestamp;
+use reference_values::{EndorsementsEntry, ReferenceIndex};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     identity::{DeviceIdentity, EkChain, EkRoots, IdentityError, RootClass},
     limits::MAX_RECHECKED,
     references::Rules,
-    store::{Endorsed, Place, Ruling, Store, StoreError},
+    store::{Endorsed, Listed, Place, Ruling, Store, StoreError},
 };
 
 /// What a walk through the fleet came to.
@@ -37,22 +38,38 @@ pub async fn run(
     orders: mpsc::Sender<Order>,
     clock: fn() -> UnixSeconds,
 ) {
-    let mut last: Option<Arc<Rules>> = None;
+    // Not the rules themselves: they would keep a replaced index in memory.
+    let mut last: Option<(Arc<EkRoots>, Lists)> = None;
     loop {
         let now = Arc::clone(&rules.borrow_and_update());
-        if !last.as_ref().is_some_and(|last| last.roots.decide_as(&now.roots)) {
+        let lists = Lists::of(&now.references);
+        let known = last.as_ref().is_some_and(|(roots, known)| roots.decide_as(&now.roots) && *known == lists);
+        if !known {
             match fleet(&store, &now, clock).await {
                 Ok(done) => {
                     say(&done, &orders);
-                    last = Some(now);
+                    last = Some((Arc::clone(&now.roots), lists));
                 }
                 // Whoever reloads looks at the log; the next reload tries again.
                 Err(error) => tracing::error!("the fleet was not held against the present lists: {error}"),
             }
         }
+        drop(now);
         if rules.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Which signed lists of endorsement keys are in force.
+#[derive(Debug, PartialEq, Eq)]
+struct Lists(Vec<(String, String, u64, usize)>);
+
+impl Lists {
+    fn of(index: &ReferenceIndex) -> Self {
+        let list =
+            |list: &EndorsementsEntry| (list.product().to_owned(), list.name().to_owned(), list.sequence(), list.len());
+        Self(index.endorsements().iter().map(list).collect())
     }
 }
 
@@ -79,7 +96,7 @@ pub async fn fleet(store: &Store, rules: &Arc<Rules>, clock: fn() -> UnixSeconds
     let mut place = Place::default();
     loop {
         let rules = Arc::clone(rules);
-        let page = move |store: &Store| page(store, &rules.roots, place, clock());
+        let page = move |store: &Store| page(store, &rules, place, clock());
         let (looked, next) = store.off_thread(page).await?;
         if looked.all == 0 {
             return Ok(done);
@@ -96,24 +113,24 @@ pub async fn fleet(store: &Store, rules: &Arc<Rules>, clock: fn() -> UnixSeconds
 /// [`StoreError`] where the store failed.
 pub fn device(store: &Store, device: DeviceId, rules: &Rules, now: UnixSeconds) -> Result<(), StoreError> {
     let registration = store.endorsed_one(device)?;
-    look(store, registration.into_iter().collect(), &rules.roots, now).map(drop)
+    look(store, registration.into_iter().collect(), rules, now).map(drop)
 }
 
-fn page(store: &Store, roots: &EkRoots, after: Place, now: UnixSeconds) -> Result<(Rechecked, Place), StoreError> {
+fn page(store: &Store, rules: &Rules, after: Place, now: UnixSeconds) -> Result<(Rechecked, Place), StoreError> {
     let (registrations, next) = store.endorsed(after, MAX_RECHECKED)?;
-    Ok((look(store, registrations, roots, now)?, next))
+    Ok((look(store, registrations, rules, now)?, next))
 }
 
-fn look(
-    store: &Store,
-    registrations: Vec<Endorsed>,
-    roots: &EkRoots,
-    now: UnixSeconds,
-) -> Result<Rechecked, StoreError> {
+fn look(store: &Store, registrations: Vec<Endorsed>, rules: &Rules, now: UnixSeconds) -> Result<Rechecked, StoreError> {
     let mut looked = Rechecked { all: registrations.len(), changed: Vec::new() };
-    let mut rulings = Vec::new();
+    let (mut rulings, mut follows) = (Vec::new(), Vec::new());
     for endorsed in registrations {
-        let ruling = ruling(&endorsed, roots);
+        let follow = endorsed.following(listed(&endorsed, &rules.references));
+        if follow.as_ref().is_some_and(|follow| follow.product != endorsed.product) {
+            looked.changed.push(endorsed.device);
+        }
+        follows.extend(follow.map(|follow| (endorsed.clone(), follow)));
+        let ruling = ruling(&endorsed, &rules.roots);
         if !is_same(&endorsed, &ruling) {
             looked.changed.push(endorsed.device);
             rulings.push((endorsed, ruling));
@@ -122,8 +139,19 @@ fn look(
             looked.changed.push(endorsed.device);
         }
     }
+    looked.changed.dedup();
+    store.follow_lists(follows, now)?;
     store.rule(rulings, now)?;
     Ok(looked)
+}
+
+/// What lists say of its keys, the first that is named in the order of their digests.
+fn listed(endorsed: &Endorsed, index: &ReferenceIndex) -> Listed {
+    let named = endorsed.eks.iter().find_map(|ek| index.endorsed(ek));
+    named.map_or_else(Listed::default, |named| Listed {
+        product: Some(named.product.to_owned()),
+        serial: Some(named.serial.to_owned()).filter(|serial| !serial.is_empty()),
+    })
 }
 
 fn is_same(before: &Endorsed, now: &Ruling) -> bool {
@@ -230,7 +258,7 @@ mod tests {
             fs::write(&file, deny).unwrap();
             let roots = EkRoots::load(&self.lists.path().join("ek_roots")).unwrap();
             let roots = roots.denying(DenyList::load(&file).unwrap());
-            Arc::new(Rules { references: Arc::default(), policy: Policy::default(), roots })
+            Arc::new(Rules { references: Arc::default(), policy: Policy::default(), roots: Arc::new(roots) })
         }
 
         /// Devices that stand otherwise by these lists.
@@ -371,5 +399,41 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let done = runtime.block_on(fleet(&store, &fleet_of.rules(&list), || NOW)).unwrap();
         assert_eq!(done, Rechecked { all: MAX_RECHECKED + 3, changed: vec![id(many - 1)] });
+    }
+
+    #[test]
+    fn devices_follow_signed_lists_and_an_operators_word_goes_first() {
+        let (_folder, store) = store();
+        for number in 1..=3 {
+            store.register(registration(number)).unwrap();
+        }
+        let ek = |number: u64| registration(number).eks[0];
+        let shop = crate::references::tests::Shop::of(&store, || NOW);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let look = || runtime.block_on(fleet(&store, &shop.desk.rules(), || NOW)).unwrap().changed;
+        assert_eq!(look(), []);
+        store.approve(id(2), Some("a/other"), "ada", NOW).unwrap();
+        shop.desk.publish(&shop.list(1, &[(ek(1), "S-1"), (ek(2), "")])).unwrap();
+        assert_eq!(look(), [id(1)]);
+        let known = |number| {
+            let known = store.registration(id(number)).unwrap().unwrap();
+            (known.product, known.by_list, known.serial)
+        };
+        let of = |product: &str, by_list, serial: Option<&str>| {
+            (Some(product.to_owned()), by_list, serial.map(str::to_owned))
+        };
+        assert_eq!(known(1), of("a/b", true, Some("S-1")));
+        assert_eq!(known(2), of("a/other", false, None));
+        assert_eq!(known(3), (None, false, None), "no list names it");
+        assert_eq!(look(), [], "it stands as the lists have it");
+        let history = store.history(id(1), NOW).unwrap();
+        assert_eq!(history.last().unwrap().note.as_deref(), Some("product a/b, by a signed list"));
+        // What the list no longer names has no product any more, unless an operator named one.
+        shop.desk.publish(&shop.list(2, &[(ek(3), "S-3")])).unwrap();
+        assert_eq!(look(), [id(1), id(3)]);
+        assert_eq!((known(1), known(3)), ((None, false, None), of("a/b", true, Some("S-3"))));
+        assert_eq!(known(2), of("a/other", false, None));
+        store.approve(id(3), Some("a/c"), "ada", NOW).unwrap();
+        assert_eq!((look(), known(3)), (vec![], of("a/c", false, Some("S-3"))));
     }
 }

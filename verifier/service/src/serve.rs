@@ -14,13 +14,12 @@ use std::{
 use appraisal::{ChallengeKey, UnixSeconds};
 use data_encoding::HEXLOWER;
 use evidence::topic::Name;
-use reference_values::ReferenceIndex;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
@@ -36,11 +35,11 @@ use crate::{
     ingest::{self, Rates, Verifier},
     issuer::Issuer,
     keys::{KeyError, Keyring},
-    limits::MAX_QUEUED_CHECKS,
+    limits::{MAX_PUBLISHING, MAX_QUEUED_CHECKS},
     metrics::Metrics,
     mqtt::{Link, LinkError},
     recheck,
-    references::{Rules, RulesError},
+    references::{Desk, Rules, RulesError},
     store::{Store, StoreError},
 };
 
@@ -125,8 +124,7 @@ pub struct Service {
     config: Config,
     store: Store,
     http: SocketAddr,
-    rules: watch::Sender<Arc<Rules>>,
-    references: watch::Sender<Arc<ReferenceIndex>>,
+    desk: Arc<Desk>,
     period: watch::Sender<u32>,
     stop: watch::Sender<bool>,
     ready: Arc<Readiness>,
@@ -169,13 +167,11 @@ impl Service {
         let token = Arc::new(Token::read(&config.http.token_file)?);
         let store = Store::open(&config.store())?;
         prepare(&store, accept_clock)?;
-        let rules = Arc::new(Rules::load(&config, &store, now())?);
-        let references = watch::Sender::new(Arc::clone(&rules.references));
-        let rules = watch::Sender::new(rules);
         let metrics = Arc::new(Metrics::new());
         let ready = Arc::new(Readiness::waiting_for(&[RECEIVING, ANSWERING]));
+        let desk = Arc::new(Desk::open(&config, &store, Arc::clone(&ready), now)?);
         let period = watch::Sender::new(config.epoch_seconds);
-        let sources = Sources { rules: rules.subscribe(), period: period.subscribe() };
+        let sources = Sources { rules: desk.subscribe(), period: period.subscribe() };
         let verifier = Arc::new(verifier(&config, &store, &metrics, sources, Arc::clone(&ready))?);
         let brokers = if config.broker.spawn {
             vec![Mosquitto::find(&config.broker.mosquitto)?, Mosquitto::find(&config.broker.enrolment)?]
@@ -200,7 +196,8 @@ impl Service {
             token,
             metrics,
             ready: Arc::clone(&ready),
-            references: references.subscribe(),
+            desk: Arc::clone(&desk),
+            publishing: Arc::new(Semaphore::new(MAX_PUBLISHING)),
             orders: orders.clone(),
             keys: verifier.keys.subscribe(),
             clock: now,
@@ -208,26 +205,14 @@ impl Service {
         let mut tasks = JoinSet::new();
         tasks.spawn(ingest::run(verifier, inbox, publisher, ordered));
         tasks.spawn(broker_access::keep(access, shut_out, store.clone(), now, access_changed, read_again));
-        tasks.spawn(recheck::run(store.clone(), rules.subscribe(), orders, now));
+        tasks.spawn(recheck::run(store.clone(), desk.subscribe(), orders, now));
+        tasks.spawn(Arc::clone(&desk).watch());
         tasks.spawn(async move {
             if let Err(error) = http::serve(listener, app).await {
                 tracing::error!("the HTTP API has ended: {error}");
             }
         });
-        Ok(Self {
-            config,
-            store,
-            http,
-            rules,
-            references,
-            period,
-            stop,
-            ready,
-            connections,
-            tasks,
-            brokers,
-            _lock: lock,
-        })
+        Ok(Self { config, store, http, desk, period, stop, ready, connections, tasks, brokers, _lock: lock })
     }
 
     /// Where the HTTP API listens.
@@ -296,14 +281,10 @@ impl Service {
             Err(error) => return tracing::error!("not reloaded, what was in force stays: {error}"),
         };
         let config = Config { epoch_seconds: period, ..self.config.clone() };
-        let loaded = self.store.off_thread(move |store| Rules::load(&config, store, now())).await;
-        match loaded {
-            Ok(rules) => {
-                self.references.send_replace(Arc::clone(&rules.references));
-                self.rules.send_replace(Arc::new(rules));
-                self.period.send_replace(period);
-            }
-            Err(error) => tracing::error!("not reloaded, what was in force stays: {error}"),
+        let desk = Arc::clone(&self.desk);
+        // What is wrong has been told.
+        if self.store.off_thread(move |_| desk.reload(&config)).await.is_ok() {
+            self.period.send_replace(period);
         }
     }
 

@@ -13,17 +13,20 @@ use appraisal::{
 use evidence::{
     claims::{DeviceId, Why},
     result::{Acknowledged, TrustVector},
+    topic::Name,
     tpm::{AkPublic, Counters, P256Point},
 };
-use reference_values::ReferenceIndex;
 use serde_json::Value;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 use verifier::{
+    config::Config,
     http::{App, Order, Readiness, Token, serve},
+    init::{Plan, init},
+    references::Desk,
     store::{Accepted, Committed, Endorsement, NewRegistration, Store},
 };
 
@@ -106,7 +109,7 @@ fn evidence(device: DeviceId, clock: u64, after: Option<u64>, verdict: Verdict) 
     };
     let registered = (*ak(device).name_digest(), 1);
     let expected = after.map(last);
-    Accepted { device, registered, expected, appraisal, boot_log: None, evidence: vec![1], result: vec![2] }
+    Accepted { device, registered, expected, appraisal, boot_log: None, evidence: vec![1], result: vec![2], posture: [8; 32] }
 }
 
 impl Service {
@@ -116,13 +119,25 @@ impl Service {
         std::fs::write(folder.path().join("api-token"), format!("{token}\n")).unwrap();
         let store = Store::open(&folder.path().join("store.sqlite")).unwrap();
         let (sender, requests) = mpsc::channel(4);
+        let plan = Plan {
+            dir: folder.path().join("v"),
+            name: Name::new("v1").unwrap(),
+            broker: ("localhost".to_owned(), 8883),
+            enrolment_port: 8884,
+            service_port: 8885,
+            http: "127.0.0.1:0".parse().unwrap(),
+            now: NOW,
+        };
+        let config = Config::load(Some(&init(&plan).unwrap().join("verifier.toml")), []).unwrap();
+        let ready = Arc::new(Readiness::default());
         let app = App {
             access_changed: Arc::default(),
             store: store.clone(),
             token: Arc::new(Token::new(token).unwrap()),
             metrics: Arc::default(),
-            ready: Arc::new(Readiness::default()),
-            references: watch::channel(Arc::new(ReferenceIndex::default())).1,
+            desk: Arc::new(Desk::open(&config, &store, Arc::clone(&ready), || NOW).unwrap()),
+            publishing: Arc::new(Semaphore::new(1)),
+            ready,
             orders: sender,
             keys: watch::channel(None).1,
             clock: || NOW + 10,

@@ -8,9 +8,8 @@ use std::{
     time::Duration,
 };
 
-use appraisal::UnixSeconds;
+use appraisal::{Policy, UnixSeconds};
 use clap::{Args, Subcommand};
-use reference_values::ReferenceIndex;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::Serialize;
 use x509_cert::{Certificate, der::Decode as _};
@@ -29,7 +28,7 @@ use crate::{
     issuer::Issuer,
     keys::{KeyError, SigningKey},
     mqtt::Link,
-    references::{each_release, read_policy, read_trust},
+    references::{InForce, Refused, inspect, read_policy, read_trust},
     serve::now,
     store::{Glance, StoreError, Trouble, glance},
 };
@@ -145,8 +144,8 @@ fn check(config: &Config, connect: bool, now: UnixSeconds) -> Vec<Line> {
     token(&mut lines, config);
     broker(&mut lines, config, now);
     endorsers(&mut lines, config, now);
-    releases(&mut lines, config, store.as_ref(), now);
-    policy(&mut lines, config);
+    let policy = policy(&mut lines, config).unwrap_or_default();
+    releases(&mut lines, config, store.as_ref(), &policy, now);
     if connect {
         reach(&mut lines, config);
     }
@@ -302,42 +301,40 @@ fn endorsers(lines: &mut Lines, config: &Config, now: UnixSeconds) {
     }
 }
 
-fn releases(lines: &mut Lines, config: &Config, store: Option<&Glance>, now: UnixSeconds) {
+fn releases(lines: &mut Lines, config: &Config, store: Option<&Glance>, policy: &Policy, now: UnixSeconds) {
     let Some(trust) = lines.take("trust", read_trust(&config.trust)) else { return };
     match trust.signers().len() {
         0 => lines.warn("trust", "nobody may sign releases", "put a file with [[signer]] tables into the folder"),
         count => lines.ok("trust", format!("{count} signers")),
     }
-    let Some(found) = lines.take("reference_values", each_release(&config.reference_values, &trust, now)) else {
+    let seen = store.map(|store| store.reached.clone()).unwrap_or_default();
+    let Some((_, status)) = lines.take("reference_values", inspect(config, policy, &trust, &seen, now)) else {
         return;
     };
-    if found.is_empty() {
+    if status.in_force.is_empty() && status.refused.is_empty() {
         let remedy = "every verdict stays unknown (reference.none): put signed releases, *.corim, into the folder";
         lines.warn("reference_values", "no release", remedy);
     }
-    let mut releases = Vec::new();
-    for (path, outcome) in found {
-        let name = format!("release {}", path.file_name().unwrap_or_default().to_string_lossy());
-        match outcome {
-            Ok(release) => {
-                lines.ok(&name, format!("{} {}", release.release().product(), release.release().name()));
-                releases.push(release);
-            }
-            Err(why) => lines.warn(&name, format!("does not count: {why}"), "sign it by who is trusted, or remove it"),
-        }
+    for InForce { file, title, .. } in &status.in_force {
+        lines.ok(&format!("{} {file}", title.kind), format!("{} {}", title.product, title.name));
     }
-    let together = ReferenceIndex::build(releases).and_then(|index| match store {
-        Some(store) => index.check_not_older(&store.sequences),
-        None => Ok(()),
-    });
-    let _ = lines.take("reference_values", together);
+    for Refused { file, fault, held } in &status.refused {
+        let held = if *held { "its last good copy counts" } else { "does not count" };
+        let remedy = "sign it by who is trusted, or remove it";
+        lines.warn(&format!("file {file}"), format!("{held}: {}: {}", fault.code, fault.why), remedy);
+    }
+    if let Some(problem) = &status.problem {
+        let detail = format!("what was in force before stays: {}: {}", problem.code, problem.why);
+        lines.warn("reference_values", detail, "put right what contradicts, or put the newer file back");
+    }
 }
 
-fn policy(lines: &mut Lines, config: &Config) {
-    let Some(policy) = lines.take("policy", read_policy(&config.policy)) else { return };
+fn policy(lines: &mut Lines, config: &Config) -> Option<Policy> {
+    let policy = lines.take("policy", read_policy(&config.policy))?;
     if lines.take("policy", policy.check_period(config.epoch_seconds.into())).is_some() {
         lines.ok("policy", format!("{} ({})", config.policy.display(), policy.id));
     }
+    Some(policy)
 }
 
 /// Connects as the service does, under a name of its own, so that a running one is not put out.

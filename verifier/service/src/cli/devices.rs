@@ -319,6 +319,7 @@ fn facts(device: &DeviceJson) -> Vec<Row> {
     if !summary.labels.is_empty() {
         facts.push(vec![cell("labels"), cell(labels_text(&summary.labels))]);
     }
+    facts.extend(identity.serial.iter().map(|serial| vec![cell("serial"), cell(serial)]));
     facts.extend(identity.denied.iter().map(|denied| vec![cell("endorsement"), cell(&denied.detail)]));
     if identity.generation > 1 {
         facts.push(vec![cell("generation"), cell(identity.generation.to_string())]);

@@ -8,10 +8,14 @@ use appraisal::{
     state::{Attested, BootSummary},
 };
 use evidence::{result::Tier, tpm::P256Point, verifier_message::VerifierKeyId};
+use reference_values::{ReferenceIndex, ReleaseEntry, Signer};
 use serde::{Deserialize, Serialize};
 
 use super::SignedKeys;
-use crate::store::{self, Role};
+use crate::{
+    references::{Fault, InForce, Published, Refused, Status, Title},
+    store::{self, Role},
+};
 
 /// RFC 3339 in UTC, to the second.
 #[must_use]
@@ -155,6 +159,10 @@ pub struct IdentityJson {
     pub key_changed: Option<String>,
     /// Why its endorsement does not hold, by CAs, CRLs and deny list as last read.
     pub denied: Option<FindingJson>,
+    /// Whose word its product is: `list` or `operator`; null where it has none.
+    pub product_source: Option<String>,
+    /// Its serial number, as a signed list has it.
+    pub serial: Option<String>,
 }
 
 /// What was found, and when.
@@ -288,6 +296,11 @@ impl From<&store::Detail> for IdentityJson {
                 detail: denial.why.clone(),
                 since: time(denial.at),
             }),
+            product_source: registration
+                .product
+                .as_ref()
+                .map(|_| if registration.by_list { "list" } else { "operator" }.to_owned()),
+            serial: registration.serial.clone(),
         }
     }
 }
@@ -447,11 +460,110 @@ pub struct ReferencesJson {
     pub executables: usize,
     /// Releases, by product and sequence.
     pub releases: Vec<ReleaseJson>,
+    /// Every document in force, by file.
+    pub documents: Vec<DocumentJson>,
+    /// Files that do not count.
+    pub refused: Vec<RefusedJson>,
+    /// Why what was in force before is so still.
+    pub problem: Option<FaultJson>,
 }
 
-impl From<&reference_values::ReferenceIndex> for ReferencesJson {
-    fn from(index: &reference_values::ReferenceIndex) -> Self {
-        let release = |entry: &reference_values::ReleaseEntry| ReleaseJson {
+/// A signed document that counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentJson {
+    /// Its file's name.
+    pub file: String,
+    /// `release`, `endorsements` or `notice`.
+    pub kind: String,
+    /// Product, or a pattern of products.
+    pub product: String,
+    /// The release's name, or its own.
+    pub name: String,
+    /// Its place in the order.
+    pub sequence: u64,
+    /// Who signed.
+    pub signers: Vec<SignerJson>,
+}
+
+/// A file that does not count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedJson {
+    /// Its name.
+    pub file: String,
+    /// Stable code, `release.…`.
+    pub code: String,
+    /// In words.
+    pub why: String,
+    /// Whether its last good copy stays in force.
+    pub held: bool,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultJson {
+    /// Stable code.
+    pub code: String,
+    /// In words.
+    pub why: String,
+}
+
+/// Answer of `POST /v1/reference-values`: the document is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedJson {
+    /// Product, or a pattern of products.
+    pub product: String,
+    /// `release`, `endorsements` or `notice`.
+    pub kind: String,
+    /// The release's name, or its own.
+    pub name: String,
+    /// Its place in the order.
+    pub sequence: u64,
+    /// Its file in the verifier's folder.
+    pub file: String,
+    /// Products that stand otherwise than before, and patterns of products.
+    pub affected: Vec<String>,
+}
+
+impl From<&Published> for PublishedJson {
+    fn from(published: &Published) -> Self {
+        let Published { title, file, affected } = published.clone();
+        let Title { product, kind, name, sequence } = title;
+        Self { product, kind: kind.to_owned(), name, sequence, file, affected }
+    }
+}
+
+impl From<&Signer> for SignerJson {
+    fn from(signer: &Signer) -> Self {
+        Self { role: signer.role.to_string(), name: signer.name.clone(), key: signer.key_id.to_string() }
+    }
+}
+
+impl From<&InForce> for DocumentJson {
+    fn from(document: &InForce) -> Self {
+        let Title { product, kind, name, sequence } = document.title.clone();
+        let signers = document.signers.iter().map(SignerJson::from).collect();
+        Self { file: document.file.clone(), kind: kind.to_owned(), product, name, sequence, signers }
+    }
+}
+
+impl From<&Refused> for RefusedJson {
+    fn from(refused: &Refused) -> Self {
+        let Refused { file, fault, held } = refused.clone();
+        Self { file, code: fault.code.to_owned(), why: fault.why, held }
+    }
+}
+
+impl From<&Fault> for FaultJson {
+    fn from(fault: &Fault) -> Self {
+        Self { code: fault.code.to_owned(), why: fault.why.clone() }
+    }
+}
+
+impl ReferencesJson {
+    /// Of a set and how its documents stand.
+    #[must_use]
+    pub fn new(index: &ReferenceIndex, status: &Status) -> Self {
+        let release = |entry: &ReleaseEntry| ReleaseJson {
             product: entry.product().to_owned(),
             release: entry.name().to_owned(),
             sequence: entry.sequence(),
@@ -460,18 +572,17 @@ impl From<&reference_values::ReferenceIndex> for ReferencesJson {
             boots: entry.boots().len(),
             boot_rules: entry.boot_rules().len(),
             ima_policies: entry.ima_policies().len(),
-            signers: entry
-                .signers()
-                .iter()
-                .map(|signer| SignerJson {
-                    role: signer.role.to_string(),
-                    name: signer.name.clone(),
-                    key: signer.key_id.to_string(),
-                })
-                .collect(),
+            signers: entry.signers().iter().map(SignerJson::from).collect(),
         };
         let releases = index.products().flat_map(|product| product.releases().map(|(_, entry)| release(entry)));
-        Self { id: hex(index.id()), executables: index.len(), releases: releases.collect() }
+        Self {
+            id: hex(index.id()),
+            executables: index.len(),
+            releases: releases.collect(),
+            documents: status.in_force.iter().map(DocumentJson::from).collect(),
+            refused: status.refused.iter().map(RefusedJson::from).collect(),
+            problem: status.problem.as_ref().map(FaultJson::from),
+        }
     }
 }
 

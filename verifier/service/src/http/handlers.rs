@@ -1,6 +1,6 @@
 //! One function a route.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use appraisal::{Code, Verdict};
 use axum::{
@@ -24,8 +24,7 @@ use super::{
     App, Caller, Order,
     api::{
         AllowJson, AllowedJson, AllowedKeyJson, ApproveJson, AskedJson, AttestedJson, DeviceJson, DevicesJson,
-        FleetJson, ForgetJson, ForgottenJson, HistoryJson, HistoryRowJson, LabelsJson, ReferencesJson, RevokeJson,
-        SummaryJson, time,
+        FleetJson, ForgetJson, ForgottenJson, HistoryJson, HistoryRowJson, LabelsJson, RevokeJson, SummaryJson, time,
     },
     problem::{Kind, Problem},
 };
@@ -60,11 +59,6 @@ pub(super) async fn fleet(State(app): State<App>) -> Answer<FleetJson> {
     let now = (app.clock)();
     let counts = app.store.off_thread(move |store| store.fleet(now)).await?;
     Ok(Json(FleetJson::from(&counts)))
-}
-
-pub(super) async fn reference_values(State(app): State<App>) -> Answer<ReferencesJson> {
-    let index = Arc::clone(&app.references.borrow());
-    Ok(Json(ReferencesJson::from(index.as_ref())))
 }
 
 /// Filter as it stands in the query.

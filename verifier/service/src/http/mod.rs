@@ -7,6 +7,7 @@ mod handlers;
 mod openapi;
 mod operators;
 pub mod problem;
+mod references;
 mod token;
 
 use std::{
@@ -25,10 +26,9 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use evidence::{claims::DeviceId, verifier_keys::VerifierKeys, verifier_message::VerifierKeyId};
-use reference_values::ReferenceIndex;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
 };
 
 pub use token::{Token, TokenError};
@@ -36,6 +36,7 @@ pub use token::{Token, TokenError};
 use crate::{
     limits::MAX_HTTP_BODY,
     metrics::Metrics,
+    references::Desk,
     store::{Role, Store, StoreError, TokenEntry},
 };
 use problem::{Kind, Problem};
@@ -51,8 +52,10 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Whether the service can do its work.
     pub ready: Arc<Readiness>,
-    /// Reference values in force.
-    pub references: watch::Receiver<Arc<ReferenceIndex>>,
+    /// Reference values in force, and how to change them.
+    pub desk: Arc<Desk>,
+    /// Documents that may be read at a time to be published.
+    pub publishing: Arc<Semaphore>,
     /// What operators want done now.
     pub orders: mpsc::Sender<Order>,
     /// Keys that this verifier signs with at present, once it has some.
@@ -137,19 +140,23 @@ struct Route {
     path: &'static str,
     role: Role,
     methods: MethodRouter<App>,
+    /// The one method that this is, where others of the path take another role.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the tests of default deny walk by it"))]
+    only: Option<&'static str>,
 }
 
 /// Every route: the one list, from which the router is made and which the tests of default deny walk.
 fn routes() -> Vec<Route> {
     use Role::{Administrator, Operator, Reader};
-    let route = |path, role, methods| Route { path, role, methods };
+    let route = |path, role, methods| Route { path, role, methods, only: None };
     vec![
         route("/healthz", Reader, get(handlers::healthz)),
         route("/readyz", Reader, get(handlers::readyz)),
         route("/metrics", Reader, get(handlers::metrics)),
         route("/openapi.json", Reader, get(openapi::document)),
         route("/v1/fleet", Reader, get(handlers::fleet)),
-        route("/v1/reference-values", Reader, get(handlers::reference_values)),
+        Route { only: Some("GET"), ..route("/v1/reference-values", Reader, get(references::in_force)) },
+        Route { only: Some("POST"), ..route("/v1/reference-values", Operator, post(references::publish)) },
         route("/v1/devices", Reader, get(handlers::devices)),
         route("/v1/devices/{id}", Reader, get(handlers::device)),
         route("/v1/devices/{id}/history", Reader, get(handlers::history)),
@@ -178,7 +185,7 @@ pub async fn serve(listener: TcpListener, app: App) -> io::Result<()> {
 }
 
 fn router(app: App) -> Router {
-    let add = |router: Router<App>, Route { path, role, methods }| {
+    let add = |router: Router<App>, Route { path, role, methods, .. }| {
         if OPEN.contains(&path) { router.route(path, methods) } else { router.route(path, allow(role, methods)) }
     };
     routes()

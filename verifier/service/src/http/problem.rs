@@ -46,6 +46,9 @@ kinds! {
     NoSuchPath: "no-such-path", NOT_FOUND, "There is nothing at this path";
     NoSuchMethod: "no-such-method", METHOD_NOT_ALLOWED, "This path does not know this method";
     TooLarge: "too-large", PAYLOAD_TOO_LARGE, "The request's body is too large";
+    Refused: "document-refused", UNPROCESSABLE_ENTITY, "The document is refused";
+    Clash: "document-clash", CONFLICT, "The document contradicts what is in force";
+    Unwritable: "not-published", INTERNAL_SERVER_ERROR, "The document could not be put in force";
     CheckTimeout: "check-timeout", GATEWAY_TIMEOUT, "The device has not answered in time";
     Busy: "busy", SERVICE_UNAVAILABLE, "Too many requests wait already";
     NotReady: "not-ready", SERVICE_UNAVAILABLE, "The service is not ready";
@@ -57,6 +60,7 @@ kinds! {
 pub struct Problem {
     kind: Kind,
     detail: String,
+    code: Option<&'static str>,
 }
 
 /// A problem as it stands in JSON.
@@ -71,6 +75,9 @@ pub struct ProblemJson {
     pub status: u16,
     /// What, where, what to do.
     pub detail: String,
+    /// Of a refused document: the stable code, `release.…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 impl Kind {
@@ -91,7 +98,13 @@ impl Problem {
     /// Of a kind, with what to say of this case.
     #[must_use]
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into(), code: None }
+    }
+
+    /// With the code of a refused document.
+    #[must_use]
+    pub fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
     }
 }
 
@@ -117,8 +130,13 @@ impl From<Unresolved> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (uri, status, title) = self.kind.row();
-        let json =
-            ProblemJson { kind: uri.to_owned(), title: title.to_owned(), status: status.as_u16(), detail: self.detail };
+        let json = ProblemJson {
+            kind: uri.to_owned(),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: self.detail,
+            code: self.code.map(str::to_owned),
+        };
         let mut response = (status, axum::Json(json)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if self.kind == Kind::Unauthorized {

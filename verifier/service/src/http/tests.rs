@@ -15,6 +15,7 @@ use super::{
 use crate::{
     client::{Client, ClientError, with_query},
     limits::MAX_HTTP_BODY,
+    references::tests::Shop,
     store::{
         Accepted,
         tests::{NOW, accepted, commit, contraindicated, id, registration, store, with_boot_log, with_files},
@@ -29,6 +30,7 @@ struct Service {
     app: App,
     requests: Option<mpsc::Receiver<Order>>,
     keys: watch::Sender<Option<Arc<SignedKeys>>>,
+    shop: Shop,
     _folder: tempfile::TempDir,
 }
 
@@ -38,14 +40,15 @@ impl Service {
         let (_folder, store) = store();
         let (sender, requests) = mpsc::channel(4);
         let keys = watch::Sender::new(None);
-        let (_, references) = watch::channel(Arc::new(ReferenceIndex::default()));
+        let shop = Shop::of(&store, || NOW + 10);
         let app = App {
             access_changed: Arc::default(),
             store,
             token: Arc::new(Token::new(TOKEN).unwrap()),
             metrics: Arc::default(),
-            ready: Arc::new(Readiness::waiting_for(&["broker"])),
-            references,
+            ready: Arc::clone(&shop.ready),
+            desk: Arc::clone(&shop.desk),
+            publishing: Arc::new(Semaphore::new(1)),
             orders: sender,
             keys: keys.subscribe(),
             clock: || NOW + 10,
@@ -53,7 +56,7 @@ impl Service {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(serve(listener, app.clone()));
-        Self { runtime, url, app, requests: Some(requests), keys, _folder }
+        Self { runtime, url, app, requests: Some(requests), keys, shop, _folder }
     }
 
     fn client(&self) -> Client {
@@ -89,17 +92,20 @@ impl Service {
     }
 }
 
-/// Every route's path with its parameters filled in, and its role.
-fn paths() -> Vec<(String, Role)> {
+/// Every route's path with its parameters filled in, its role, and the methods that this is said of.
+fn paths() -> Vec<(String, Role, Vec<&'static str>)> {
     let path = |route: &Route| route.path.replace("{id}", &id(1).to_string()).replace("{name}", "nobody");
-    routes().iter().map(|route| (path(route), route.role)).filter(|(path, _)| !OPEN.contains(&path.as_str())).collect()
+    let methods = |route: &Route| route.only.map_or_else(|| vec!["GET", "POST"], |only| vec![only]);
+    let known = routes();
+    let known = known.iter().filter(|route| !OPEN.contains(&route.path));
+    known.map(|route| (path(route), route.role, methods(route))).collect()
 }
 
 #[test]
 fn no_route_answers_without_the_token() {
     let service = Service::start();
     service.app.store.register(registration(1)).unwrap();
-    let mut paths: Vec<String> = paths().into_iter().map(|(path, _)| path).collect();
+    let mut paths: Vec<String> = paths().into_iter().map(|(path, ..)| path).collect();
     paths.extend(["/", "/v1", "/v2/devices", "/healthz/", "/healthz/../metrics", "//healthz"].map(str::to_owned));
     let wrong = "Bearer 0123456789abcdef0123456789abcdeX";
     let headers: [&[(&str, &str)]; 6] = [
@@ -138,10 +144,10 @@ fn each_route_answers_its_role_and_those_above() {
     for role in Role::ALL {
         let token = service.new_token(role.name(), role);
         let bearer = format!("Bearer {token}");
-        for (path, needed) in paths() {
+        for (path, needed, methods) in paths() {
             service.app.store.register(registration(1)).unwrap();
             let mut known = 0;
-            for method in ["GET", "POST"] {
+            for method in methods {
                 let (status, _, body) = service.raw(method, &path, &[("authorization", &bearer)], Vec::new());
                 let body = String::from_utf8(body).unwrap();
                 if status == 405 {
@@ -263,11 +269,12 @@ fn the_api_description_names_every_route_and_its_role() {
     let document: Value = serde_json::from_str(openapi::DOCUMENT).unwrap();
     let described = document["paths"].as_object().unwrap();
     let known = routes();
-    assert_eq!(described.len(), known.len());
+    assert_eq!(described.len(), known.iter().map(|route| route.path).collect::<BTreeSet<_>>().len());
     for route in known {
         let methods = described.get(route.path).unwrap_or_else(|| panic!("{}", route.path)).as_object().unwrap();
         let open = OPEN.contains(&route.path);
-        for (method, operation) in methods {
+        let named = |method: &str| route.only.is_none_or(|only| only.eq_ignore_ascii_case(method));
+        for (method, operation) in methods.iter().filter(|(method, _)| named(method)) {
             let role = if open { Value::Null } else { route.role.name().into() };
             assert_eq!(operation["x-role"], role, "{method} {}", route.path);
         }
@@ -612,10 +619,48 @@ fn answers_are_as_the_api_description_says() {
     service.app.store.revoke(id(1), "stolen", "ada", NOW).unwrap();
     service.new_token("ada", Role::Reader);
     let description: Value = serde_json::from_str(openapi::DOCUMENT).unwrap();
-    for (path, _) in paths().into_iter().filter(|(path, _)| !path.ends_with("/reference-values")) {
+    for (path, ..) in paths() {
         let name = path.replace(&id(1).to_string(), "{id}").replace("nobody", "{name}");
         let answer = &description["paths"][&name]["get"]["responses"]["200"]["content"]["application/json"];
         let (Some(schema), Ok(body)) = (answer.get("schema"), service.client().get(&path)) else { continue };
         conforms(&description, schema, &serde_json::from_slice(&body).unwrap(), &path);
     }
+}
+
+#[test]
+fn a_document_is_published_shown_and_in_the_log_and_a_refused_one_says_its_code() {
+    let service = Service::start();
+    let token = service.new_token("ada", Role::Operator);
+    let bearer = format!("Bearer {token}");
+    let post = |bytes: Vec<u8>| {
+        let (status, _, body) = service.raw("POST", "/v1/reference-values", &[("authorization", &bearer)], bytes);
+        (status, serde_json::from_slice::<Value>(&body).unwrap())
+    };
+    let (status, published) = post(service.shop.release("1.0", 2, 1));
+    assert_eq!((status, &published["name"], &published["sequence"]), (200, &"1.0".into(), &2.into()));
+    assert_eq!(published["affected"], serde_json::json!(["a/b"]));
+    let shown: Value = service.get("/v1/reference-values");
+    assert_eq!(
+        (&shown["releases"][0]["release"], &shown["documents"][0]["file"]),
+        (&"1.0".into(), &"a_b~1.0.corim".into())
+    );
+    assert_eq!(shown["documents"][0]["signers"][0]["name"], "Maker");
+    assert_eq!(service.get::<Value>("/v1/operator-log")["log"][1]["what"], "publish");
+    for (bytes, status, code) in [
+        (b"nonsense".to_vec(), 422, "release.unreadable"),
+        (service.shop.release("1.0", 1, 1), 409, "release.older"),
+        (service.shop.release("1.0", 2, 9), 409, "release.conflict"),
+    ] {
+        let (found, problem) = post(bytes);
+        assert_eq!((found, &problem["code"]), (status, &code.into()), "{problem}");
+    }
+    assert_eq!(post(Vec::new()).0, 400);
+    assert_eq!(service.get::<Value>("/v1/reference-values"), shown);
+    service.app.ready.set("broker", true);
+    std::fs::write(service.shop.config.reference_values.join("x.corim"), b"x").unwrap();
+    (0..2).for_each(|_| service.shop.desk.look());
+    let ready = String::from_utf8(service.raw("GET", "/readyz", &[], Vec::new()).2).unwrap();
+    assert!(ready.contains("reference-values"), "{ready}");
+    let shown: Value = service.get("/v1/reference-values");
+    assert_eq!((&shown["refused"][0]["file"], &shown["refused"][0]["held"]), (&"x.corim".into(), &false.into()));
 }

@@ -8,7 +8,7 @@ use serde_bytes::{ByteBuf, Bytes};
 
 use super::{
     Denial, Endorsement, Sql, Store, StoreError, What, decode, encode, operators,
-    registry::{self, class_from, class_number, denial, note_in_history},
+    registry::{self, BY_LIST, class_from, class_number, denial, note_in_history},
     signed, unsigned,
 };
 
@@ -34,6 +34,31 @@ pub struct Endorsed {
     pub firmware_denied: bool,
     /// As the lists stood when they were last read.
     pub denied: Option<Denial>,
+    /// Its product.
+    pub product: Option<String>,
+    /// Whether that is an operator's word, which goes before a list's.
+    pub by_operator: bool,
+    /// Its serial number, by the list that names it.
+    pub serial: Option<String>,
+}
+
+/// What signed lists say of a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Its product; none where no list names one of its keys.
+    pub product: Option<String>,
+    /// Its serial number; none where the list has none.
+    pub serial: Option<String>,
+}
+
+impl Endorsed {
+    /// What is to stand in its registration, where lists say this of it; `None` where it does already.
+    #[must_use]
+    pub fn following(&self, listed: Listed) -> Option<Listed> {
+        let product = if self.by_operator { self.product.clone() } else { listed.product };
+        let follows = Listed { product, serial: listed.serial };
+        (follows != Listed { product: self.product.clone(), serial: self.serial.clone() }).then_some(follows)
+    }
 }
 
 /// What another look at a registration came to.
@@ -94,6 +119,20 @@ impl Store {
         })
     }
 
+    /// Keeps what signed lists say of devices, all in one transaction: what [`Endorsed::following`] came to. Where an operator
+    /// has named a product meanwhile, that stays.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it could not be written.
+    pub fn follow_lists(&self, changes: Vec<(Endorsed, Listed)>, now: UnixSeconds) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.write(changes.len(), move |c| {
+            changes.iter().try_for_each(|(endorsed, listed)| follow(c, endorsed, listed, now))
+        })
+    }
+
     /// Lists endorsement keys. A key that is listed already takes the new product, where one is named; devices that are
     /// enrolled and have no product yet take it too. Returns how many keys were not listed before.
     ///
@@ -112,11 +151,13 @@ impl Store {
                      ON CONFLICT (digest) DO UPDATE SET product = coalesce(excluded.product, product)",
                 )?
                 .execute(params![digest, product, signed(now)])?;
-                c.prepare_cached(
-                    "UPDATE device SET product = ?2 WHERE product IS NULL AND ?2 IS NOT NULL \
-                     AND n = (SELECT device FROM ek WHERE digest = ?1)",
-                )?
-                .execute(params![digest, product])?;
+                // An operator's word goes before a list's, but not before another operator's.
+                let source = "UPDATE registration SET product_source = 'operator' WHERE ?2 IS NOT NULL \
+                     AND device = (SELECT device FROM ek WHERE digest = ?1) AND coalesce(product_source, 'list') = 'list'";
+                if c.prepare_cached(source)?.execute(params![digest, product])? > 0 {
+                    let product_of = "UPDATE device SET product = ?2 WHERE n = (SELECT device FROM ek WHERE digest = ?1)";
+                    c.prepare_cached(product_of)?.execute(params![digest, product])?;
+                }
             }
             operators::log(c, &by, "list endorsement keys", &format!("{} keys, {new} new", keys.len()), now)?;
             Ok(new)
@@ -187,7 +228,7 @@ fn certificates(list: &[Vec<u8>]) -> Sql<Vec<u8>> {
 fn endorsed(c: &Connection, after: Place, limit: usize) -> Sql<Vec<Endorsed>> {
     let mut select = c.prepare_cached(
         "SELECT d.n, d.id, e.certificates, e.verified, r.manufacturer, r.denied_code, r.denied_why, \
-         r.denied_at, s.state, r.first_seen, r.ek_class FROM device d JOIN registration r ON r.device = d.n \
+         r.denied_at, s.state, r.first_seen, r.ek_class, d.product, r.product_source, r.serial FROM device d JOIN registration r ON r.device = d.n \
          LEFT JOIN endorsement e ON e.device = d.n LEFT JOIN device_state s ON s.device = d.n \
          WHERE d.n > ?1 ORDER BY d.n LIMIT ?2",
     )?;
@@ -218,7 +259,32 @@ fn read(row: &Row<'_>) -> Sql<Endorsed> {
         firmware_denied: state
             .is_some_and(|state| state.causes.iter().any(|cause| cause.code == Code::HardwareFirmwareDenied)),
         denied: denial(row.get(5)?, row.get(6)?, row.get(7)?),
+        product: row.get(11)?,
+        by_operator: row.get::<_, Option<String>>(12)?.is_some_and(|source| source != BY_LIST),
+        serial: row.get(13)?,
     })
+}
+
+fn follow(c: &Connection, endorsed: &Endorsed, listed: &Listed, now: UnixSeconds) -> Sql<()> {
+    let n = endorsed.n;
+    let same = "SELECT EXISTS (SELECT 1 FROM device d JOIN registration r ON r.device = d.n WHERE d.n = ?1 AND d.id = ?2 \
+                AND d.product IS ?3 AND (r.product_source IS 'operator') = ?4)";
+    let looked_at = params![n, endorsed.device.0, endorsed.product, endorsed.by_operator];
+    if !c.prepare_cached(same)?.query_row(looked_at, |row| row.get(0))? {
+        return Ok(());
+    }
+    c.prepare_cached("UPDATE registration SET serial = ?2 WHERE device = ?1")?.execute(params![n, listed.serial])?;
+    if endorsed.by_operator || endorsed.product == listed.product {
+        return Ok(());
+    }
+    let source = listed.product.as_ref().map(|_| BY_LIST);
+    c.prepare_cached("UPDATE registration SET product_source = ?2 WHERE device = ?1")?.execute(params![n, source])?;
+    c.prepare_cached("UPDATE device SET product = ?2 WHERE n = ?1")?.execute(params![n, listed.product])?;
+    let note = match &listed.product {
+        Some(product) => format!("product {product}, by a signed list"),
+        None => "no signed list names its endorsement keys any more".to_owned(),
+    };
+    note_in_history(c, endorsed.device, n, What::Endorsement, Some(&note), None, now)
 }
 
 fn rule(c: &Connection, endorsed: &Endorsed, ruling: &Ruling, now: UnixSeconds) -> Sql<()> {

@@ -1,14 +1,19 @@
 //! The database's version, and bringing it up to the one that this program knows.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use appraisal::UnixSeconds;
 use rusqlite::Connection;
 
-use super::{StoreError, backup, connect, connect_reader, secrets, unsigned};
+use super::{StoreError, backup, connect, connect_reader, reached, unsigned};
 
 /// Migrations in order; `PRAGMA user_version` says how many have been run.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 
 /// A database's version, before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +39,8 @@ pub struct Glance {
     pub versions: Versions,
     /// Whether it is a copy that no verifier has taken as its store yet.
     pub is_backup: bool,
-    /// How far each product's releases have come.
-    pub sequences: BTreeMap<String, u64>,
+    /// How far each series of signed documents has come.
+    pub reached: reached::Reached,
     /// Until when the keys in it hold, where there are some.
     pub keys_until: Option<UnixSeconds>,
 }
@@ -51,14 +56,18 @@ pub fn glance(path: &Path) -> Result<Glance, StoreError> {
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let versions = Versions { found, known };
         let is_backup = backup::is_copy(&connection)?;
-        let sequences = if (1..=known).contains(&found) { secrets::sequences(&connection)? } else { BTreeMap::new() };
+        let reached = match found {
+            1..=3 => reached::before_version_4(&connection)?,
+            4.. if found <= known => reached::all(&connection)?,
+            _ => reached::Reached::new(),
+        };
         let keys_until = if (2..=known).contains(&found) {
             let until = "SELECT max(not_after) FROM verifier_key WHERE request IS NOT NULL";
             connection.query_row(until, [], |row| row.get::<_, Option<i64>>(0))?.map(unsigned)
         } else {
             None
         };
-        Ok(Glance { versions, is_backup, sequences, keys_until })
+        Ok(Glance { versions, is_backup, reached, keys_until })
     };
     let glance = look().map_err(|error| StoreError::database(path, &error))?;
     match glance.versions.found {
@@ -131,10 +140,12 @@ mod tests {
         let path = folder.path().join("store.sqlite");
         version_1(&path);
         let before = glance(&path).unwrap();
-        assert_eq!((before.versions.found, before.sequences.get("acme/router")), (1, Some(&7)));
+        let sequences: Vec<u64> = before.reached.values().map(|seen| seen.sequence).collect();
+        assert_eq!((before.versions.found, sequences), (1, vec![7]));
         assert_eq!(migrate(&path).unwrap(), Versions { found: 1, known: known() });
         assert_eq!(migrate(&path).unwrap(), Versions { found: known(), known: known() });
         let store = Store::open(&path).unwrap();
+        assert_eq!(store.reached().unwrap(), before.reached);
         let known = store.registration(id(1)).unwrap().unwrap();
         assert_eq!(
             (known.ak, known.first_seen, known.product.as_deref()),

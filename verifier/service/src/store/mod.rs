@@ -16,7 +16,10 @@ mod keys;
 mod labels;
 mod migrate;
 mod operators;
+mod postures;
 mod query;
+mod reached;
+mod reappraise;
 mod registry;
 mod secrets;
 mod standing;
@@ -34,7 +37,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::{broadcast, oneshot};
 
 pub use backup::{BackupError, backup};
-pub use endorsements::{Allowed, Endorsed, Place, Ruling};
+pub use endorsements::{Allowed, Endorsed, Listed, Place, Ruling};
 pub use epochs::{EpochRow, LatestEpochs, Opening};
 pub use error::{StoreError, Trouble};
 pub use forget::Forgotten;
@@ -43,6 +46,9 @@ pub use labels::{BadLabel, LabelChange, Labelled};
 pub use migrate::{Glance, Versions, glance, migrate};
 pub use operators::{OperatorAction, Role, TokenAdded, TokenEntry};
 pub(crate) use registry::identity_cause;
+pub use postures::{Posture, Representative, Unposed};
+pub use reached::Reached;
+pub use reappraise::{Behind, Follow, HeldAgainst, Outcome, Outcomes};
 pub use secrets::Secret;
 pub use types::{
     Accepted, Committed, Denial, Detail, Endorsement, Filter, FleetCounts, HistoryRow, Known, NewRegistration, Page,

@@ -139,9 +139,9 @@ impl Store {
                 params![n, product],
             )?;
             c.execute(
-                "UPDATE registration SET revoked_why = NULL, revoked_at = NULL, key_changed = NULL, approved_at = ?2 \
-                 WHERE device = ?1",
-                params![n, signed(now)],
+                "UPDATE registration SET revoked_why = NULL, revoked_at = NULL, key_changed = NULL, approved_at = ?2, \
+                 product_source = iif(?3 IS NULL, product_source, 'operator') WHERE device = ?1",
+                params![n, signed(now), product],
             )?;
             let note = product.map(|product| format!("product {product}"));
             note_in_history(c, device, n, What::Approved, note.as_deref(), Some(&by), now)?;
@@ -167,6 +167,9 @@ impl Store {
         })
     }
 }
+
+/// Source of a product that a signed list names.
+pub(super) const BY_LIST: &str = "list";
 
 pub(super) fn number(c: &Connection, device: DeviceId) -> Sql<Option<i64>> {
     c.prepare_cached("SELECT n FROM device WHERE id = ?1")?.query_row([device.0], |row| row.get(0)).optional()
@@ -260,6 +263,8 @@ fn insert(c: &Connection, new: &NewRegistration) -> Sql<()> {
             new.ak_certificate
         ],
     )?;
+    let named = "UPDATE registration SET product_source = 'operator' WHERE device = ?1 AND ?2 IS NOT NULL";
+    c.execute(named, params![n, product])?;
     write_keys(c, n, new)?;
     enrolled(c, n, new, None)
 }
@@ -341,10 +346,10 @@ pub(super) fn note_in_history(
 /// A registration and the state that evidence left: one look-up for each message.
 pub(super) const KNOWN: &str = "SELECT d.n, d.product, r.ak, r.ek_class, r.manufacturer, r.first_seen, r.revoked_why, r.generation, \
      r.since, r.approved_at, r.key_changed, r.uncertified, r.denied_code, r.denied_why, r.denied_at, \
-     r.revoked_at, s.state \
+     r.revoked_at, s.state, r.product_source, r.serial \
      FROM device d JOIN registration r ON r.device = d.n LEFT JOIN device_state s ON s.device = d.n WHERE d.id = ?1";
 
-fn known(c: &Connection, device: DeviceId) -> Sql<Option<Known>> {
+pub(super) fn known(c: &Connection, device: DeviceId) -> Sql<Option<Known>> {
     let found = c.prepare_cached(KNOWN)?.query_row([device.0], |row| {
         let state: Option<Vec<u8>> = row.get("state")?;
         let state = state.map(|bytes| decode("device state", &bytes)).transpose()?;
@@ -380,6 +385,8 @@ fn read(device: DeviceId, row: &Row<'_>) -> Sql<Registration> {
         key_changed: row.get::<_, Option<i64>>(10)?.map(unsigned),
         uncertified: row.get(11)?,
         denied: denial(row.get(12)?, row.get(13)?, row.get(14)?),
+        by_list: row.get::<_, Option<String>>("product_source")?.as_deref() == Some(BY_LIST),
+        serial: row.get("serial")?,
     })
 }
 

@@ -1,12 +1,10 @@
-//! Secrets that must outlive the process, made on first use; and how far each product's releases had come.
-
-use std::collections::BTreeMap;
+//! Secrets that must outlive the process, made on first use.
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, params};
 use zeroize::Zeroizing;
 
-use super::{Sql, Store, StoreError, damaged, signed, unsigned};
+use super::{Sql, Store, StoreError, damaged, signed};
 use crate::limits::ENROLMENT_KEY_HOURS;
 
 /// 32 secret bytes, wiped when dropped.
@@ -48,36 +46,6 @@ impl Store {
             Ok(fresh)
         })
     }
-
-    /// The highest release sequence taken of each product: reference values never go back behind it.
-    ///
-    /// # Errors
-    /// [`StoreError`] where it could not be read.
-    pub fn reference_sequences(&self) -> Result<BTreeMap<String, u64>, StoreError> {
-        self.read(sequences)
-    }
-
-    /// Raises the sequences; a lower one than known changes nothing.
-    ///
-    /// # Errors
-    /// [`StoreError`] where it could not be written.
-    pub fn set_reference_sequences(&self, sequences: BTreeMap<String, u64>) -> Result<(), StoreError> {
-        self.write(1, move |c| sequences.iter().try_for_each(|(product, sequence)| raise(c, product, *sequence)))
-    }
-}
-
-pub(super) fn sequences(c: &Connection) -> Sql<BTreeMap<String, u64>> {
-    let mut select = c.prepare_cached("SELECT product, sequence FROM reference_sequence")?;
-    select.query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?.collect()
-}
-
-fn raise(c: &Connection, product: &str, sequence: u64) -> Sql<()> {
-    c.execute(
-        "INSERT INTO reference_sequence (product, sequence) VALUES (?1, ?2) \
-         ON CONFLICT (product) DO UPDATE SET sequence = max(sequence, excluded.sequence)",
-        params![product, signed(sequence)],
-    )
-    .map(drop)
 }
 
 fn random() -> Sql<Secret> {

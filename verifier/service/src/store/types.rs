@@ -108,6 +108,10 @@ pub struct Registration {
     pub uncertified: bool,
     /// Why its endorsement no longer holds, by the lists as last read.
     pub denied: Option<Denial>,
+    /// Whether its product is a signed list's word, rather than an operator's.
+    pub by_list: bool,
+    /// The device's serial number, as a signed list has it.
+    pub serial: Option<String>,
 }
 
 /// What evidence of a device is judged on.
@@ -165,6 +169,8 @@ pub struct Accepted {
     pub evidence: Vec<u8>,
     /// The signed result.
     pub result: Vec<u8>,
+    /// What its device has in common with all that stand alike: [`DeviceState::posture`].
+    pub posture: [u8; 32],
 }
 
 /// What became of it.
@@ -290,11 +296,13 @@ pub enum What {
     KeyChanged,
     /// CAs, CRLs or the deny list now say something else of its endorsement keys.
     Endorsement,
+    /// Reference values or policy now say something else of what it runs.
+    References,
 }
 
 impl What {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Enrolled,
         Self::Evidence,
         Self::Expired,
@@ -304,6 +312,7 @@ impl What {
         Self::KeyChanged,
         Self::Endorsement,
         Self::Attested,
+        Self::References,
     ];
 
     /// Name in outputs.
@@ -319,6 +328,7 @@ impl What {
             Self::Attested => "attested",
             Self::KeyChanged => "key-changed",
             Self::Endorsement => "endorsement",
+            Self::References => "references",
         }
     }
 

@@ -2,7 +2,7 @@
 
 use evidence::{eventlog::EventLog, pcr::HashAlgorithm};
 use reference_values::{
-    BootRules, ReferenceIndex, Release, Role, SignedRelease, SigningKey, Trust, TrustedSigner,
+    BootRules, ReferenceIndex, Release, Required, Role, SignedDocument, SigningKey, Trust, TrustedSigner,
     boot_rules::{CommandLine, Given},
 };
 
@@ -30,7 +30,7 @@ fn booted(log: &[u8]) -> SoftwareDevice {
 }
 
 /// One release, by the rules of one boot.
-fn release(name: &str, log: &[u8], command_line: &str) -> (SignedRelease, Trust) {
+fn release(name: &str, log: &[u8], command_line: &str) -> (SignedDocument, Trust) {
     let given = Given { command_lines: vec![CommandLine::exact(command_line).unwrap()], kernel: None, attester: None };
     let (rules, _) = BootRules::from_logs(&[EventLog::read(log).unwrap()], given).unwrap();
     let executable = reference_values::Executable { digest: [1; 32], path: "/bin/a".to_owned() };
@@ -48,16 +48,16 @@ fn release(name: &str, log: &[u8], command_line: &str) -> (SignedRelease, Trust)
         not_after: None,
     };
     trust.add(signer).unwrap();
-    (SignedRelease::unsigned(release).sign(&key, Role::Manufacturer, &random).unwrap(), trust)
+    (SignedDocument::unsigned(release).sign(&key, Role::Manufacturer, &random).unwrap(), trust)
 }
 
 impl Bench {
     /// The service reads its releases again.
-    fn in_force(&mut self, releases: &[(SignedRelease, Trust)]) {
+    fn in_force(&mut self, releases: &[(SignedDocument, Trust)]) {
         let verified = releases.iter().map(|(signed, trust)| signed.clone().verify(trust, NOW).unwrap());
-        let references = Arc::new(ReferenceIndex::build(verified.collect()).unwrap());
+        let references = Arc::new(ReferenceIndex::build(verified.collect(), &Required::default(), NOW).unwrap().index);
         let rules =
-            Rules { references, policy: appraisal::Policy::default(), roots: crate::identity::EkRoots::default() };
+            Rules { references, policy: appraisal::Policy::default(), roots: Arc::default() };
         let mut verifier = Verifier::in_folder(self.dir.path(), self.read);
         verifier.rules = watch::Sender::new(Arc::new(rules)).subscribe();
         self.verifier = Arc::new(verifier);
