@@ -47,6 +47,14 @@ impl Bench {
             bench.write(&format!("root/usr/lib/{}", &name[..1]), &[packed, b"\0".repeat(4)].concat(), 0o644);
         }
         fs::hard_link(bench.path("root/usr/lib/library.so"), bench.path("root/usr/bin/a-link")).unwrap();
+        // In no order that a disk would keep.
+        for n in [7, 3, 11, 0, 15, 5, 1, 14, 2, 9, 13, 4, 8, 12, 6, 10] {
+            match n {
+                7 => bench.write("root/usr/lib/n-07", b"#!linked", 0o644),
+                _ => fs::hard_link(bench.path("root/usr/lib/n-07"), bench.path(&format!("root/usr/lib/n-{n:02}")))
+                    .unwrap(),
+            }
+        }
         symlink("/etc", bench.path("root/outside")).unwrap();
         symlink("loop", bench.path("root/loop")).unwrap();
         let pipe = bench.path("root/pipe");
@@ -118,11 +126,12 @@ fn every_form_of_a_root_gives_the_same_release() {
     let bench = Bench::new();
     let folder = bench.release("root");
     let text = String::from_utf8_lossy(&folder).into_owned();
-    for listed in ["/usr/bin/a-link", "/usr/bin/plain", "/usr/lib/modules/a.ko.gz", "/usr/lib/b", "/etc/ld.so.preload"]
+    for listed in
+        ["/usr/bin/a-link", "/usr/bin/plain", "/usr/lib/modules/a.ko.gz", "/usr/lib/b", "/etc/ld.so.preload", "n-00"]
     {
         assert!(text.contains(listed), "{listed}");
     }
-    for unlisted in ["library.so", "data", "sparse", "other", "copy-of-tool", "pipe", "outside"] {
+    for unlisted in ["library.so", "data", "sparse", "other", "copy-of-tool", "pipe", "outside", "n-01", "n-07"] {
         assert!(!text.contains(unlisted), "{unlisted}");
     }
     for options in [&["--format=gnu"][..], &["--format=posix"], &["--format=gnu", "--sparse"], &["--sort=name"]] {
