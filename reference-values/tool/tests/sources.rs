@@ -170,7 +170,8 @@ fn a_package_holds_its_files_and_the_scripts_that_dpkg_keeps() {
         }
     }
     let deb = fs::read(bench.path("x.deb")).unwrap();
-    for cut in [8, 40, 100, deb.len() / 2, deb.len() - 1] {
+    // The last byte may be padding.
+    for cut in [8, 40, 100, deb.len() / 2, deb.len() - 2] {
         bench.write("cut", &deb[..cut], 0o644);
         bench.refused("cut", 6, &["cut: "]);
     }
