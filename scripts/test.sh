@@ -17,7 +17,7 @@ packages() {
   need_build_tools
   need_rust_checks
   need_test_services
-  need_packages ima-evm-utils python3-venv shellcheck systemd squashfs-tools e2fsprogs xz-utils zstd
+  need_packages ima-evm-utils python3-venv shellcheck systemd squashfs-tools e2fsprogs xz-utils zstd softhsm2 opensc openssl
 }
 
 format() {

@@ -207,6 +207,9 @@ pub enum Unsignable {
     /// Over [`crate::limits::MAX_SIGNATURES`].
     #[error("the file has {0} signatures, and more are not allowed")]
     TooMany(usize),
+    /// What was made is no signature of the key that was named.
+    #[error("the signature that came back does not hold with the public key: the key is of another kind, or damaged")]
+    NotOfThisKey,
     /// The cryptographic library failed; it only does so without a random source.
     #[error("the signature could not be made: no randomness from the system")]
     Crypto,

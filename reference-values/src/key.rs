@@ -52,6 +52,14 @@ impl PublicKey {
     pub fn from_pem(pem: &str) -> Result<Self, BadKey> {
         let der = der_of(pem, "PUBLIC KEY")?;
         let point = der.strip_prefix(&SPKI_PREFIX).ok_or(BadKey::OtherAlgorithm)?;
+        Self::from_sec1(point)
+    }
+
+    /// From an uncompressed point on P-256 (SEC 1 §2.3.3), as devices that keep the private key tell it.
+    ///
+    /// # Errors
+    /// [`BadKey::OtherAlgorithm`] where it has another form.
+    pub fn from_sec1(point: &[u8]) -> Result<Self, BadKey> {
         let point: [u8; POINT] = point.try_into().map_err(|_| BadKey::OtherAlgorithm)?;
         if point.first() != Some(&4) {
             return Err(BadKey::OtherAlgorithm);

@@ -15,7 +15,7 @@ use crate::{
     document::{Document, Kind},
     error::{NotTrusted, Unreadable, Unsignable},
     items::{ItemWriter, Items},
-    key::{KeyId, SigningKey},
+    key::{KeyId, PublicKey, SigningKey},
     limits::{MAX_ENDORSEMENTS_FILE, MAX_PROTECTED_HEADER, MAX_SIGNATURES},
     release::Release,
     role::Role,
@@ -174,20 +174,35 @@ impl SignedDocument {
     ///
     /// # Errors
     /// [`Unsignable`] where this key has signed already, the limit is reached, or `random` fails.
-    pub fn sign(mut self, key: &SigningKey, role: Role, random: &dyn SecureRandom) -> Result<Self, Unsignable> {
-        let id = key.public().id();
+    pub fn sign(self, key: &SigningKey, role: Role, random: &dyn SecureRandom) -> Result<Self, Unsignable> {
+        self.sign_with(key.public(), role, |message| key.sign(message, random))
+    }
+
+    /// The same by a key that is elsewhere: `make` gives its signature (r ‖ s over the SHA-256) of a message.
+    ///
+    /// # Errors
+    /// As [`Self::sign`]; [`Unsignable::NotOfThisKey`] where the signature is not `public`'s; and what `make` says.
+    pub fn sign_with<E: From<Unsignable>>(
+        mut self,
+        public: &PublicKey,
+        role: Role,
+        make: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
+    ) -> Result<Self, E> {
+        let id = public.id();
         if let Some(present) = self.signatures.iter().find(|signature| signature.key == id) {
-            return Err(Unsignable::Twice(present.stated));
+            return Err(Unsignable::Twice(present.stated).into());
         }
         if self.signatures.len() >= MAX_SIGNATURES {
-            return Err(Unsignable::TooMany(MAX_SIGNATURES));
+            return Err(Unsignable::TooMany(MAX_SIGNATURES).into());
         }
         let header = protected(id, role);
         let original_data = Some(header.clone().to_vec().map_err(|_| Unsignable::Crypto)?);
-        let mut cose = CoseSign1Builder::new()
-            .protected(header)
-            .try_create_detached_signature(&self.corim, &[], |message| key.sign(message, random))?
-            .build();
+        let checked = |message: &[u8]| -> Result<Vec<u8>, E> {
+            let signature = make(message)?;
+            if public.verifies(message, &signature) { Ok(signature) } else { Err(Unsignable::NotOfThisKey.into()) }
+        };
+        let mut cose =
+            CoseSign1Builder::new().protected(header).try_create_detached_signature(&self.corim, &[], checked)?.build();
         cose.protected = ProtectedHeader { original_data, ..cose.protected };
         self.signatures.push(Signature { key: id, stated: role, cose });
         Ok(self)

@@ -41,14 +41,20 @@ pub(crate) enum Command {
     Build(Box<Build>),
     /// Make a key to sign releases with
     Keygen(Keygen),
-    /// Sign a release; a second call adds a signature beside the first
+    /// List the TPMs that were built into a product, from their endorsement key certificates
+    Endorse(Endorse),
+    /// Take back: revoke releases, name files that are known to be bad, set the lowest release that may run
+    Notice(Notice),
+    /// Sign a release, list or notice; a second call adds a signature beside the first
     Sign(Sign),
-    /// Verify every signature of a release and name who vouches for it
+    /// Verify every signature of a file and name who vouches for it
     Check(Check),
-    /// Print what a release says, without verifying it
+    /// Print what a file says, without verifying it
     Show(Show),
-    /// Compare two releases
+    /// Compare two releases, lists or notices
     Diff(Diff),
+    /// Hand a signed file to a running verifier
+    Publish(Publish),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -168,13 +174,24 @@ pub(crate) struct Keygen {
 #[command(after_help = "\
 Example:
   reference-values sign gateway.corim --key maker.pem --role manufacturer -o gateway.signed
-  reference-values sign gateway.signed --key importer.pem --role importer -o gateway.signed")]
+  reference-values sign gateway.signed --key importer.pem --role importer -o gateway.signed
+  reference-values sign gateway.corim --pkcs11 'pkcs11:token=releases;object=maker?pin-source=/run/pin' \\
+    --pkcs11-module /usr/lib/softhsm/libsofthsm2.so --role manufacturer -o gateway.signed
+
+With --pkcs11 the key stays in its token (RFC 7512): `token` or `serial`, `object` or `id` name it, `pin-source` the file
+that its PIN stands in, `module-path` the module.")]
 pub(crate) struct Sign {
-    /// The release, signed or not
+    /// The release, list or notice, signed or not
     pub(crate) file: PathBuf,
     /// Private key, ECDSA P-256, PKCS #8 in PEM
-    #[arg(long)]
-    pub(crate) key: PathBuf,
+    #[arg(long, required_unless_present = "pkcs11", conflicts_with = "pkcs11")]
+    pub(crate) key: Option<PathBuf>,
+    /// Private key in a token, ECDSA P-256
+    #[arg(long, value_name = "URI")]
+    pub(crate) pkcs11: Option<String>,
+    /// The token's PKCS #11 module, where the URI has no module-path
+    #[arg(long, value_name = "FILE", requires = "pkcs11")]
+    pub(crate) pkcs11_module: Option<PathBuf>,
     /// Your part in the supply chain: manufacturer, importer, distributor or operator
     #[arg(long)]
     pub(crate) role: Role,
@@ -227,6 +244,103 @@ pub(crate) struct Diff {
     pub(crate) from: PathBuf,
     /// The later release
     pub(crate) to: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  reference-values endorse --product acme/gateway --name line-1-2026-w48 ./certificates -o line-1.corim
+  reference-values endorse --product acme/gateway --name line-1-2026-w48 --serials serials.csv ./certificates -o line-1.corim
+
+A file holds one certificate (DER), or one or several (PEM); of a folder, every .crt, .cer, .der and .pem in it counts.
+The serial of a device is the name of the file without its ending, up to the first '~' (SN1.crt, SN1~ecc.crt), or stands
+in a table of lines `FILE,SERIAL`.")]
+pub(crate) struct Endorse {
+    /// Certificates of endorsement keys, or folders of them
+    #[arg(required = true)]
+    pub(crate) certificates: Vec<PathBuf>,
+    /// Product that the TPMs sit in: MODEL or VENDOR/MODEL
+    #[arg(long)]
+    pub(crate) product: String,
+    /// Name of the list: a plant, a line, a week
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Table of serials, lines of FILE,SERIAL
+    #[arg(long, value_name = "CSV", conflicts_with = "no_serials")]
+    pub(crate) serials: Option<PathBuf>,
+    /// List keys without serials
+    #[arg(long)]
+    pub(crate) no_serials: bool,
+    /// When the list ends to count
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) expires: Option<Time>,
+    /// Number that grows with every edition of this list; default: SOURCE_DATE_EPOCH, else the present time
+    #[arg(long, value_name = "N")]
+    pub(crate) sequence: Option<u64>,
+    /// Where to write the unsigned list
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  reference-values notice --product acme/gateway --name psirt --revoke '4.1.0=remote code execution' \\
+    --advisory 4.1.0=CVE-2026-1234 --minimum 4.2.0=1796000000 -o notice.corim
+  reference-values notice --product 'acme/*' --name malware --known-bad bad.csv --expires 2027-06-30 -o notice.corim
+
+bad.csv has lines of SHA256,ADVISORY,WHY. A notice replaces the one of its name with a lower sequence: what the newer does
+not say is no longer taken back. A verifier that has used a notice misses it when the file is gone: to take back nothing
+any more, sign one that says nothing.")]
+pub(crate) struct Notice {
+    /// Product, or beginning of products' names with * at its end
+    #[arg(long)]
+    pub(crate) product: String,
+    /// Name of the notice
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Release that may not run any more, and why; may be given several times
+    #[arg(long, value_name = "RELEASE=WHY")]
+    pub(crate) revoke: Vec<String>,
+    /// Advisory of a revoked release: a CVE, a number, an address
+    #[arg(long, value_name = "RELEASE=ADVISORY")]
+    pub(crate) advisory: Vec<String>,
+    /// Lowest release that may run, and its sequence
+    #[arg(long, value_name = "RELEASE=SEQUENCE")]
+    pub(crate) minimum: Option<String>,
+    /// Table of files that may run nowhere, lines of SHA256,ADVISORY,WHY; may be given several times
+    #[arg(long, value_name = "CSV")]
+    pub(crate) known_bad: Vec<PathBuf>,
+    /// When the notice ends to count
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) expires: Option<Time>,
+    /// Number that grows with every edition of this notice; default: SOURCE_DATE_EPOCH, else the present time
+    #[arg(long, value_name = "N")]
+    pub(crate) sequence: Option<u64>,
+    /// Where to write the unsigned notice
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  reference-values publish gateway.signed --to http://127.0.0.1:8443 --token-file api-token
+
+The verifier checks the file against whom it trusts, its policy, and all that is in force; what it refuses changes nothing.
+The token needs the role `operator` (`verifier token create`, or the one that `verifier init` made).")]
+pub(crate) struct Publish {
+    /// The signed release, list or notice
+    pub(crate) file: PathBuf,
+    /// The verifier's HTTP API
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// File with the token to present [default: $COUNTERSIGN_VERIFIER__HTTP__TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -8,6 +8,7 @@ mod failure;
 mod files;
 mod sources;
 mod time;
+mod token;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -35,6 +36,9 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Build(arguments) => commands::build::run(&arguments),
         Command::Keygen(arguments) => commands::keygen::run(&arguments),
+        Command::Endorse(arguments) => commands::endorse::run(&arguments),
+        Command::Notice(arguments) => commands::notice::run(&arguments),
+        Command::Publish(arguments) => commands::publish::run(&arguments),
         Command::Sign(arguments) => commands::sign::run(&arguments),
         Command::Check(arguments) => commands::check::run(&arguments),
         Command::Show(arguments) => commands::show::run(&arguments),

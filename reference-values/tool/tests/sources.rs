@@ -346,3 +346,21 @@ fn what_is_no_root_is_refused() {
     bench.refused("/dev/null", 2, &["/dev/null"]);
     bench.refused("root/usr/lib/data", 6, &["root/usr/lib/data"]);
 }
+
+#[test]
+fn other_digests_and_the_update_window_are_in_the_release() {
+    let bench = Bench::new();
+    let program = env!("CARGO_BIN_EXE_reference-values");
+    let named = ["--product", "p", "--release", "1", "-o", "out"];
+    let asked = ["build", "--rootfs", "root", "--digests", "sha512,sha1", "--update-window", "36h"];
+    bench.tool(program, &[&asked[..], &named].concat());
+    let shown = bench.tool(program, &["show", "out", "--json"]).stdout;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!(shown["update_window_seconds"], 36 * 3600);
+    assert_eq!(shown["boot_images"][0]["kind"], "initrd");
+    let files = shown["executables"].as_array().unwrap();
+    let tool = files.iter().find(|file| file["path"] == "/usr/bin/tool").unwrap();
+    let sha1 = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, b"\x7fELF tool");
+    assert_eq!(tool["sha1"], data_encoding::HEXLOWER.encode(sha1.as_ref()));
+    assert!(files.iter().all(|file| file["sha512"].is_string() && file.get("sha384").is_none()));
+}

@@ -6,16 +6,14 @@ use reference_values::{
     Content, Release,
     boot_rules::{Generalised, ImaPolicy},
 };
-use tracing::info;
 
-use super::count;
+use super::{count, sequence, write_unsigned};
 use crate::{
     boot::{self, ima_policy, pcrs},
     cli::Build,
     failure::Failure,
     files,
     sources::{self, Found, Options},
-    time::Time,
 };
 
 pub(crate) fn run(arguments: &Build) -> Result<(), Failure> {
@@ -34,11 +32,7 @@ pub(crate) fn run(arguments: &Build) -> Result<(), Failure> {
         .and_then(|release| release.valid(arguments.valid_from.map(|t| t.0), arguments.retire_at.map(|t| t.0)))
         .and_then(|release| release.with_update_window(arguments.update_window.map(|window| window.0)))
         .map_err(|error| Failure::Usage(error.to_string()))?;
-    let bytes = release.encode();
-    // What is written must be readable by everyone else, limits included.
-    Release::decode(&bytes).map_err(|error| Failure::Usage(error.to_string()))?;
-    files::replace(&arguments.output, &bytes)?;
-    info!("{} bytes written to {}", bytes.len(), arguments.output.display());
+    write_unsigned(&release.encode(), &arguments.output)?;
     files::print(&told(&release, arguments.boot_log.len(), &generalised.unwrap_or_default()))
 }
 
@@ -92,16 +86,4 @@ fn told(release: &Release, logs: usize, generalised: &[Generalised]) -> String {
         out.push_str(&format!("  {one}\n"));
     }
     out
-}
-
-fn sequence(given: Option<u64>) -> Result<u64, Failure> {
-    if let Some(given) = given {
-        return Ok(given);
-    }
-    match std::env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => text
-            .parse()
-            .map_err(|_| Failure::Usage(format!("SOURCE_DATE_EPOCH is {text:?}; seconds since 1970 are expected"))),
-        Err(_) => Ok(Time::now().0),
-    }
 }

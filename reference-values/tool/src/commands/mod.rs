@@ -3,8 +3,11 @@
 pub(crate) mod build;
 pub(crate) mod check;
 pub(crate) mod diff;
+pub(crate) mod endorse;
 pub(crate) mod keygen;
+pub(crate) mod notice;
 mod notices;
+pub(crate) mod publish;
 mod rules;
 pub(crate) mod show;
 pub(crate) mod sign;
@@ -12,7 +15,8 @@ pub(crate) mod sign;
 use data_encoding::HEXLOWER;
 use reference_values::{BootPcrs, Document, Kind};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
+use tracing::info;
 
 use crate::{failure::Failure, files, time::Time};
 
@@ -90,6 +94,27 @@ fn duration(seconds: u64) -> String {
         }
     }
     count(usize::try_from(seconds).unwrap_or(usize::MAX), "second", "seconds")
+}
+
+/// A sequence that was given, or that the time gives.
+fn sequence(given: Option<u64>) -> Result<u64, Failure> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text
+            .parse()
+            .map_err(|_| Failure::Usage(format!("SOURCE_DATE_EPOCH is {text:?}; seconds since 1970 are expected"))),
+        Err(_) => Ok(Time::now().0),
+    }
+}
+
+/// Writes an unsigned document that everyone else can read, limits included.
+fn write_unsigned(bytes: &[u8], output: &Path) -> Result<(), Failure> {
+    Document::decode(bytes).map_err(|error| Failure::Usage(error.to_string()))?;
+    files::replace(output, bytes)?;
+    info!("{} bytes written to {}", bytes.len(), output.display());
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {
