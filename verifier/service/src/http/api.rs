@@ -447,8 +447,32 @@ pub struct ReleaseJson {
     pub boot_rules: usize,
     /// IMA policies in it.
     pub ima_policies: usize,
+    /// How long a device may run files of it and of the release before, seconds; null where the policy says it.
+    pub update_window: Option<u64>,
+    /// Why it was taken back.
+    pub revoked: Option<RevokedJson>,
     /// Who signed.
     pub signers: Vec<SignerJson>,
+}
+
+/// Why a release was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedJson {
+    /// In words.
+    pub why: String,
+    /// Where more is said.
+    pub advisory: Option<String>,
+}
+
+/// The lowest release of a product that is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MinimumJson {
+    /// Product.
+    pub product: String,
+    /// Release.
+    pub release: String,
+    /// Its place among the product's releases: this decides.
+    pub sequence: u64,
 }
 
 /// `GET /v1/reference-values`.
@@ -460,6 +484,10 @@ pub struct ReferencesJson {
     pub executables: usize,
     /// Releases, by product and sequence.
     pub releases: Vec<ReleaseJson>,
+    /// Lowest releases that are allowed, by product.
+    pub minimums: Vec<MinimumJson>,
+    /// Endorsement keys that lists name.
+    pub endorsed_keys: usize,
     /// Every document in force, by file.
     pub documents: Vec<DocumentJson>,
     /// Files that do not count.
@@ -481,6 +509,8 @@ pub struct DocumentJson {
     pub name: String,
     /// Its place in the order.
     pub sequence: u64,
+    /// When it ends.
+    pub expires: Option<String>,
     /// Who signed.
     pub signers: Vec<SignerJson>,
 }
@@ -542,7 +572,8 @@ impl From<&InForce> for DocumentJson {
     fn from(document: &InForce) -> Self {
         let Title { product, kind, name, sequence } = document.title.clone();
         let signers = document.signers.iter().map(SignerJson::from).collect();
-        Self { file: document.file.clone(), kind: kind.to_owned(), product, name, sequence, signers }
+        let expires = document.expires.map(time);
+        Self { file: document.file.clone(), kind: kind.to_owned(), product, name, sequence, expires, signers }
     }
 }
 
@@ -572,6 +603,10 @@ impl ReferencesJson {
             boots: entry.boots().len(),
             boot_rules: entry.boot_rules().len(),
             ima_policies: entry.ima_policies().len(),
+            update_window: entry.update_window(),
+            revoked: entry
+                .revoked()
+                .map(|revoked| RevokedJson { why: revoked.why.clone(), advisory: revoked.advisory.clone() }),
             signers: entry.signers().iter().map(SignerJson::from).collect(),
         };
         let releases = index.products().flat_map(|product| product.releases().map(|(_, entry)| release(entry)));
@@ -579,6 +614,15 @@ impl ReferencesJson {
             id: hex(index.id()),
             executables: index.len(),
             releases: releases.collect(),
+            minimums: index
+                .products()
+                .filter_map(|product| {
+                    let minimum = product.minimum()?;
+                    let (product, release) = (product.name().to_owned(), minimum.release.clone());
+                    Some(MinimumJson { product, release, sequence: minimum.sequence })
+                })
+                .collect(),
+            endorsed_keys: index.endorsed_keys(),
             documents: status.in_force.iter().map(DocumentJson::from).collect(),
             refused: status.refused.iter().map(RefusedJson::from).collect(),
             problem: status.problem.as_ref().map(FaultJson::from),

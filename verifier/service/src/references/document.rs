@@ -2,7 +2,7 @@
 //! code and words of a refusal.
 
 use appraisal::{Policy, UnixSeconds};
-use reference_values::{Document, ReferenceIndex, Refused, SignedDocument, Signer, Trust, Unusable, VerifiedDocument};
+use reference_values::{Document, ReferenceIndex, Refused, SignedDocument, Trust, Unusable, VerifiedDocument};
 
 /// A document whose signatures hold.
 pub(super) type Verified = VerifiedDocument;
@@ -99,9 +99,4 @@ pub(super) const fn unusable_code(unusable: &Unusable) -> &'static str {
 pub(super) fn affected(now: &ReferenceIndex, before: &ReferenceIndex) -> Vec<String> {
     let affected = now.affected(before);
     affected.products.into_iter().chain(affected.patterns).collect()
-}
-
-/// Who vouches for a document.
-pub(super) fn signers(document: &Verified) -> Vec<Signer> {
-    document.signers().to_vec()
 }

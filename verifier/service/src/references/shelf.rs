@@ -41,6 +41,8 @@ pub struct InForce {
     pub file: String,
     /// What it is.
     pub title: Title,
+    /// When it ends.
+    pub expires: Option<UnixSeconds>,
     /// Who vouches for it.
     pub signers: Vec<Signer>,
     pub(super) content: [u8; 32],
@@ -109,9 +111,9 @@ struct Gathered {
 impl Gathered {
     fn take(&mut self, file: String, document: Verified) {
         let title = Title::of(document.document());
-        let signers = document::signers(&document);
+        let (expires, signers) = (document.document().expires(), document.signers().to_vec());
         self.copies.keep.insert(file.clone());
-        self.in_force.push(InForce { file, title, signers, content: *document.content() });
+        self.in_force.push(InForce { file, title, expires, signers, content: *document.content() });
         self.documents.push(document);
     }
 }
