@@ -321,7 +321,7 @@ fn releases(lines: &mut Lines, config: &Config, store: Option<&Glance>, policy: 
     for Refused { file, fault, held } in &status.refused {
         let held = if *held { "its last good copy counts" } else { "does not count" };
         let remedy = "sign it by who is trusted, or remove it";
-        lines.warn(&format!("file {file}"), format!("{held}: {}: {}", fault.code, fault.why), remedy);
+        lines.warn(&format!("release {file}"), format!("{held}: {}: {}", fault.code, fault.why), remedy);
     }
     if let Some(problem) = &status.problem {
         let detail = format!("what was in force before stays: {}: {}", problem.code, problem.why);
