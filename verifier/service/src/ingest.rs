@@ -27,7 +27,7 @@ use evidence::{
     cose::Sign1,
     envelope::{DeviceKeys, Envelope},
     pcr::sha256,
-    result::{AttestationResult, Claim, ResultCause},
+    result::{AttestationResult, Claim, ResultCause, TrustVector},
     topic::{DownKind, DownTopic, Name, UpTopic},
     tpm::P256Point,
     verifier_message::{Purpose, open},
@@ -521,6 +521,7 @@ impl Verifier {
             answers.extend(self.request(&device, false));
         }
         let verdict = appraisal.state.verdict;
+        let posture = appraisal.state.posture(&standing);
         let boot_log = fresh.evidence().attachment(LogKind::Boot).filter(|_| appraisal.new_boot_log);
         let accepted = Accepted {
             device,
@@ -530,6 +531,7 @@ impl Verifier {
             boot_log: boot_log.map(|log| log.bytes.clone()),
             evidence: fresh.evidence().bare().to_vec(),
             result: signed,
+            posture,
         };
         Ok(Step::Keep(Box::new(Judged { accepted, answers, verdict, basis: fresh.basis() })))
     }
@@ -556,13 +558,6 @@ impl Verifier {
         policy: &str,
     ) -> AttestationResult {
         let state = &appraisal.state;
-        let mut vector = state.vector;
-        if vector.iter().next().is_none() {
-            // EAR wants a claim; this one says nothing.
-            vector.set(Claim::InstanceIdentity, 0);
-        }
-        let cause =
-            |cause: &Cause| ResultCause { code: cause.code.row().code.to_owned(), detail: shortened(&cause.detail) };
         AttestationResult {
             issued: state.judged,
             expires: state.expires,
@@ -573,10 +568,10 @@ impl Verifier {
             evidence: *fresh.evidence().digest(),
             acknowledged: appraisal.acknowledged,
             status: state.verdict.tier(),
-            vector,
+            vector: told_vector(state),
             policy: policy.to_owned(),
-            causes: state.causes.iter().take(MAX_RESULT_CAUSES).map(cause).collect(),
-            tolerated: state.tolerated.iter().map(|code| code.row().code.to_owned()).take(MAX_RESULT_CAUSES).collect(),
+            causes: told_causes(state),
+            tolerated: told_tolerated(state),
             release: registration.product.clone().zip(state.release.clone()),
         }
     }
@@ -649,6 +644,28 @@ fn is_no_news(fresh: &Fresh, before: Option<&DeviceState>, now: &Appraisal) -> b
         })
 }
 
+/// Claims as results have them.
+pub(crate) fn told_vector(state: &DeviceState) -> TrustVector {
+    let mut vector = state.vector;
+    if vector.iter().next().is_none() {
+        // EAR wants a claim; this one says nothing.
+        vector.set(Claim::InstanceIdentity, 0);
+    }
+    vector
+}
+
+/// Causes as results have them.
+pub(crate) fn told_causes(state: &DeviceState) -> Vec<ResultCause> {
+    let told =
+        |cause: &Cause| ResultCause { code: cause.code.row().code.to_owned(), detail: shortened(&cause.detail) };
+    state.causes.iter().take(MAX_RESULT_CAUSES).map(told).collect()
+}
+
+/// Tolerated causes as results have them.
+pub(crate) fn told_tolerated(state: &DeviceState) -> Vec<String> {
+    state.tolerated.iter().map(|code| code.row().code.to_owned()).take(MAX_RESULT_CAUSES).collect()
+}
+
 /// Whether the header of a result of ours names this key.
 fn is_signed_by(key: &P256Point, result: &[u8]) -> bool {
     open::<AttestationResult>(Purpose::Result, key, result).is_ok()
@@ -701,7 +718,7 @@ impl Verifier {
         let rules = Rules {
             references: Arc::default(),
             policy: appraisal::Policy::default(),
-            roots: crate::identity::EkRoots::default(),
+            roots: Arc::default(),
         };
         let calendar = Calendar::open(&store, keys.root()).unwrap();
         Self {

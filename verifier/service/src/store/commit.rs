@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::{
     Accepted, Committed, Sql, What, boot_logs, encode,
     files::{self, NextSet},
-    shorten, signed,
+    postures, shorten, signed,
     standing::{self, COLUMNS, Stands},
     verdict_number,
 };
@@ -22,13 +22,17 @@ struct Before {
     mset: Option<i64>,
     release: Option<String>,
     registered: ([u8; 32], u32),
+    product: Option<String>,
+    posture: Option<[u8; 32]>,
+    set: Option<[u8; 32]>,
     stands: Stands,
 }
 
 fn before(c: &Connection, accepted: &Accepted) -> Sql<Option<Before>> {
     let mut select = c.prepare_cached(&format!(
-        "SELECT d.n, d.mset, d.release, r.ak_name, r.generation, {COLUMNS} FROM device d JOIN registration r ON r.device = d.n \
-         LEFT JOIN device_state s ON s.device = d.n WHERE d.id = ?1"
+        "SELECT d.n, d.mset, d.release, r.ak_name, r.generation, d.product, p.hash, m.hash, {COLUMNS} \
+         FROM device d JOIN registration r ON r.device = d.n LEFT JOIN device_state s ON s.device = d.n \
+         LEFT JOIN posture p ON p.n = d.posture LEFT JOIN mset m ON m.n = d.mset WHERE d.id = ?1"
     ))?;
     let read = |row: &Row<'_>| {
         let registered = (row.get(3)?, row.get(4)?);
@@ -37,7 +41,10 @@ fn before(c: &Connection, accepted: &Accepted) -> Sql<Option<Before>> {
             mset: row.get(1)?,
             release: row.get(2)?,
             registered,
-            stands: Stands::read(row, 5)?,
+            product: row.get(5)?,
+            posture: row.get(6)?,
+            set: row.get(7)?,
+            stands: Stands::read(row, 8)?,
         })
     };
     select.query_row([accepted.device.0], read).optional()
@@ -70,6 +77,12 @@ fn one(c: &Connection, accepted: &Accepted) -> Sql<Committed> {
         let update = "UPDATE device SET verdict = ?2, late = ?3, release = ?4, mset = ?5 WHERE n = ?1";
         let (verdict, late) = (verdict_number(is.verdict), verdict_number(is.late));
         c.prepare_cached(update)?.execute(params![before.n, verdict, late, state.release, mset])?;
+    }
+    let alike = mset == before.mset && appraisal.new_files.is_empty();
+    let name = |set: Option<[u8; 32]>| postures::name(&accepted.posture, set.as_ref(), before.product.as_deref());
+    if !alike || before.posture != Some(name(before.set)) {
+        let posture = postures::number(c, &accepted.posture, mset, before.product.as_deref())?;
+        postures::set(c, before.n, posture)?;
     }
     if let Some(old) = before.mset.filter(|_| mset != before.mset) {
         files::drop_unused(c, old)?;
@@ -198,9 +211,9 @@ pub(super) fn append(c: &Connection, n: i64, entry: &Entry<'_>) -> Sql<()> {
 }
 
 /// A device whose verdict flaps must not fill the disk. What operators did is kept.
-fn prune(c: &Connection, n: i64) -> Sql<()> {
+pub(super) fn prune(c: &Connection, n: i64) -> Sql<()> {
     c.prepare_cached(
-        "DELETE FROM history WHERE n IN (SELECT n FROM history WHERE device = ?1 AND what IN ('evidence', 'expired', 'attested') \
+        "DELETE FROM history WHERE n IN (SELECT n FROM history WHERE device = ?1 AND what IN ('evidence', 'expired', 'attested', 'references') \
          ORDER BY n DESC LIMIT -1 OFFSET ?2)",
     )?
     .execute(params![n, MAX_HISTORY])?;

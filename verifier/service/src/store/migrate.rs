@@ -185,6 +185,26 @@ mod tests {
     }
 
     #[test]
+    fn in_a_store_of_version_3_postures_of_devices_with_evidence_are_to_be_worked_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        version_2(&path);
+        let c = Connection::open(&path).unwrap();
+        c.execute_batch(include_str!("schema_3.sql")).unwrap();
+        c.execute("INSERT INTO device (id) VALUES (?1)", [id(2).0]).unwrap();
+        c.pragma_update(None, "user_version", 3).unwrap();
+        drop(c);
+        let store = Store::open(&path).unwrap();
+        let (unposed, _) = store.unposed(0, 9).unwrap();
+        assert_eq!(unposed.iter().map(|one| one.registration.device).collect::<Vec<_>>(), [id(1)]);
+        store.pose(unposed.into_iter().map(|one| (one, [8; 32])).collect()).unwrap();
+        let posture = store.postures().unwrap().remove(0);
+        assert_eq!(posture.product.as_deref(), Some("acme/router"));
+        assert!(store.representative(&posture).unwrap().is_some());
+        assert_eq!((store.held_against().unwrap(), store.rejudged().unwrap()), (None, vec![]));
+    }
+
+    #[test]
     fn a_newer_store_and_what_is_none_are_refused_and_left_alone() {
         let (folder, store) = store();
         let path = store.path().to_owned();

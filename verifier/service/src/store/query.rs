@@ -81,7 +81,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] where they could not be counted.
     pub fn fleet(&self, now: UnixSeconds) -> Result<FleetCounts, StoreError> {
-        self.read(|c| counts(c, now))
+        self.read(|c| in_one_view(c, |c| counts(c, now)))
     }
 }
 
@@ -107,18 +107,24 @@ struct Stored {
 /// What [`Stored::read`] reads.
 fn select_stored(by: &str) -> String {
     format!(
-        "SELECT d.id, d.product, d.n, {COLUMNS} FROM device d JOIN registration r ON r.device = d.n \
-         LEFT JOIN device_state s ON s.device = d.n WHERE {by} = ?1"
+        "SELECT d.id, d.product, d.n, j.state, j.at, {COLUMNS} FROM device d JOIN registration r ON r.device = d.n \
+         LEFT JOIN device_state s ON s.device = d.n LEFT JOIN rejudged j ON j.posture = d.posture WHERE {by} = ?1"
     )
 }
 
 impl Stored {
     fn read(row: &Row<'_>) -> Sql<Self> {
+        let mut stands = Stands::read(row, 5)?;
+        let outcome: Option<Vec<u8>> = row.get(3)?;
+        if let (Some(bytes), Some(state)) = (outcome, &stands.state) {
+            let state = state.like(&decode("outcome", &bytes)?, unsigned(row.get(4)?));
+            stands = stands.re_appraised(state);
+        }
         Ok(Self {
             id: DeviceId(row.get(0)?),
             product: row.get(1)?,
             n: row.get(2)?,
-            stands: Stands::read(row, 3)?,
+            stands,
             labels: BTreeMap::new(),
         })
     }
@@ -193,7 +199,7 @@ fn compromised(state: &DeviceState, approved_at: UnixSeconds) -> Vec<Finding> {
     state.compromised.iter().filter(|finding| finding.since > approved_at).cloned().collect()
 }
 
-fn files(c: &Connection, device: DeviceId, limit: usize) -> Sql<Vec<MeasuredFile>> {
+pub(super) fn files(c: &Connection, device: DeviceId, limit: usize) -> Sql<Vec<MeasuredFile>> {
     let mut select = c.prepare_cached(
         "SELECT f.digest, f.path, f.kind FROM device d JOIN mset_file m ON m.mset = d.mset JOIN file f ON f.n = m.file \
          WHERE d.id = ?1 ORDER BY f.path, f.digest LIMIT ?2",
@@ -204,13 +210,15 @@ fn files(c: &Connection, device: DeviceId, limit: usize) -> Sql<Vec<MeasuredFile
 
 /// Conditions of a filter, with what they name.
 struct Conditions {
+    /// Whether there are outcomes that rows have to follow: then all is asked of `shown`, by no index of `device`.
+    rejudged: bool,
     sql: Vec<&'static str>,
     values: Vec<(&'static str, Value)>,
 }
 
 impl Conditions {
-    fn of(filter: &Filter, now: UnixSeconds) -> Self {
-        let mut all = Self { sql: Vec::new(), values: Vec::new() };
+    fn of(filter: &Filter, now: UnixSeconds, rejudged: bool) -> Self {
+        let mut all = Self { rejudged, sql: Vec::new(), values: Vec::new() };
         if let Some(verdict) = filter.verdict {
             all.verdict(verdict);
         }
@@ -249,6 +257,9 @@ impl Conditions {
     /// The planner takes a partial index where its condition stands here word for word.
     fn verdict(&mut self, verdict: Verdict) {
         self.sql.push(match verdict {
+            _ if self.rejudged => {
+                "((d.expires <= :now AND d.late = :verdict) OR (d.expires > :now AND d.verdict = :verdict))"
+            }
             Verdict::Affirmed => "d.expires > :now AND d.verdict = :verdict",
             Verdict::Warning => "d.expires > :now AND d.verdict <> 0 AND d.verdict = :verdict",
             Verdict::Unknown => {
@@ -267,11 +278,22 @@ impl Conditions {
         match code {
             Code::NeverSeen => self.sql.push("d.judged IS NULL"),
             Code::Overdue => self.sql.push("d.judged IS NOT NULL AND d.expires <= :now"),
+            _ if self.rejudged => {
+                self.sql.push(
+                    "iif(d.rejudged IS NULL, d.n IN (SELECT k.device FROM device_cause k WHERE k.code = :cause), \
+                     d.rejudged IN (SELECT k.posture FROM rejudged_cause k WHERE k.code = :cause))",
+                );
+                self.values.push((":cause", Value::Text(code.row().code.to_owned())));
+            }
             _ => {
                 self.sql.push("d.n IN (SELECT k.device FROM device_cause k WHERE k.code = :cause)");
                 self.values.push((":cause", Value::Text(code.row().code.to_owned())));
             }
         }
+    }
+
+    const fn table(&self) -> &'static str {
+        if self.rejudged { "shown" } else { "device" }
     }
 
     fn text(&self) -> String {
@@ -287,8 +309,8 @@ impl Conditions {
 const MANY: i64 = 10_000;
 
 fn page(c: &Connection, filter: &Filter, now: UnixSeconds) -> Sql<Page> {
-    let conditions = Conditions::of(filter, now);
-    let count = format!("SELECT count(*) FROM device d WHERE {}", conditions.text());
+    let conditions = Conditions::of(filter, now, is_rejudged(c)?);
+    let count = format!("SELECT count(*) FROM {} d WHERE {}", conditions.table(), conditions.text());
     let total: i64 = c.prepare_cached(&count)?.query_row(&conditions.parameters()[..], |row| row.get(0))?;
     let limit = if filter.limit == 0 { DEFAULT_PAGE } else { filter.limit.min(MAX_PAGE) };
     let mut numbers = first(c, &conditions, filter.after, total >= MANY || conditions.sql.is_empty(), limit + 1)?;
@@ -304,10 +326,15 @@ fn page(c: &Connection, filter: &Filter, now: UnixSeconds) -> Sql<Page> {
 
 /// The first devices that match, by id.
 fn first(c: &Connection, conditions: &Conditions, after: Option<DeviceId>, walk: bool, limit: usize) -> Sql<Vec<i64>> {
-    let (by, order) = if walk { ("INDEXED BY device_id", "d.id") } else { ("", "+d.id") };
+    let (by, order) = match (walk, conditions.rejudged) {
+        (true, false) => ("INDEXED BY device_id", "d.id"),
+        (true, true) => ("", "d.id"),
+        (false, _) => ("", "+d.id"),
+    };
+    let table = conditions.table();
     let after_id = if after.is_some() { " AND d.id > :after" } else { "" };
     let filter = conditions.text();
-    let sql = format!("SELECT d.n FROM device d {by} WHERE {filter}{after_id} ORDER BY {order} LIMIT :limit");
+    let sql = format!("SELECT d.n FROM {table} d {by} WHERE {filter}{after_id} ORDER BY {order} LIMIT :limit");
     let limit = signed(limit as u64);
     let mut parameters = conditions.parameters();
     parameters.push((":limit", &limit));
@@ -365,16 +392,22 @@ fn history_row(row: &Row<'_>) -> Sql<HistoryRow> {
     })
 }
 
+/// Whether there are outcomes that rows have to follow.
+fn is_rejudged(c: &Connection) -> Sql<bool> {
+    c.prepare_cached("SELECT EXISTS (SELECT 1 FROM rejudged)")?.query_row([], |row| row.get(0))
+}
+
 fn counts(c: &Connection, now: UnixSeconds) -> Sql<FleetCounts> {
-    let mut select = c.prepare_cached(
+    let table = if is_rejudged(c)? { "shown" } else { "device" };
+    let mut select = c.prepare_cached(&format!(
         "SELECT count(*), \
                 count(*) FILTER (WHERE expires > :now AND verdict = 0), \
                 count(*) FILTER (WHERE expires > :now AND verdict = 1), \
                 count(*) FILTER (WHERE (expires <= :now AND late = 2) OR (expires > :now AND verdict = 2)), \
                 count(*) FILTER (WHERE (expires <= :now AND late = 3) OR (expires > :now AND verdict = 3)), \
                 count(*) FILTER (WHERE judged IS NOT NULL AND expires <= :now), \
-                count(*) FILTER (WHERE judged IS NULL) FROM device",
-    )?;
+                count(*) FILTER (WHERE judged IS NULL) FROM {table}",
+    ))?;
     select.query_row(named_params! { ":now": signed(now) }, |row| {
         let count = |column| row.get::<_, i64>(column).map(unsigned);
         Ok(FleetCounts {

@@ -22,7 +22,7 @@ pub(super) struct Stands {
 }
 
 /// What lists filter by.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Filed {
     /// While the last verdict holds.
     pub(super) verdict: Verdict,
@@ -62,6 +62,11 @@ impl Stands {
             standing.endorsement = None;
         }
         Self { state: Some(state.clone()), standing, enrolled: self.enrolled }
+    }
+
+    /// With the state that re-appraising leaves, by other rules and the same evidence.
+    pub(super) fn re_appraised(&self, state: DeviceState) -> Self {
+        Self { state: Some(state), standing: self.standing.clone(), enrolled: self.enrolled }
     }
 
     /// Whether the registration says that a list denies the firmware.
