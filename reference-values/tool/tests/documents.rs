@@ -283,3 +283,34 @@ fn publishing_says_whose_fault_it_is() {
         assert!(said.contains(word), "{file} {to}: {said}");
     }
 }
+
+/// Of an encoder that shares no code with this one.
+#[test]
+fn documents_of_a_second_implementation_read_as_they_were_meant() {
+    let desk = Desk::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/reference-values");
+    let show = |file: &str| desk.json(&["show", &format!("{folder}/{file}")]);
+    let notice = show("notice.signed");
+    assert_eq!(
+        (&notice["product"], &notice["name"], &notice["sequence"]),
+        (&"acme/*".into(), &"psirt".into(), &3.into())
+    );
+    assert_eq!((&notice["minimum"]["sequence"], &notice["expires"]), (&42.into(), &"2096-10-02T07:06:40Z".into()));
+    assert_eq!(
+        (&notice["revoked"][0]["release"], &notice["known_bad"][0]["advisory"]),
+        (&"4.1.0".into(), &"CVE-2026-2".into())
+    );
+    let list = show("endorsements.signed");
+    let serials: Vec<_> = list["devices"].as_array().unwrap().iter().map(|device| device["serial"].clone()).collect();
+    assert_eq!(serials, ["SN 1", "SN 2", ""]);
+    let release = show("every-part.signed");
+    assert_eq!(release["update_window_seconds"], 1_209_600);
+    let image = &release["boot_images"][0];
+    assert_eq!((&image["kind"], &image["authenticode"]), (&"uki".into(), &"55".repeat(32).into()));
+    assert_eq!(image["sections"][1], serde_json::json!([".initrd", "77".repeat(32)]));
+    let file = &release["executables"][0];
+    assert_eq!(
+        (&file["sha1"], &file["sha384"], &file["sha512"]),
+        (&"01".repeat(20).into(), &"38".repeat(48).into(), &"51".repeat(64).into())
+    );
+}

@@ -100,12 +100,29 @@ def boot_rules(change=None):
 POLICY = {0: "ima-policy", 1: {2: [[1, hashed("policy")[0]]], 4: Tag(560, cbor({0: True})), 11: "/etc/ima/ima-policy"}}
 
 
-def corim(change_corim=None, change_comid=None, values=None, rules=None, last=None):
+WINDOW = {0: "update-window", 1: {4: Tag(560, cbor(1209600))}}
+IMAGE = {
+    0: "boot-image",
+    1: {
+        2: digest(b"\x44" * 32),
+        4: Tag(560, cbor({0: "uki", 1: b"\x55" * 32, 2: [[".linux", b"\x66" * 32], [".initrd", b"\x77" * 32]]})),
+        11: "/boot/efi/gateway.efi",
+    },
+}
+
+
+def digests_of(value, further):
+    more = [[7, b"\x38" * 48], [8, b"\x51" * 64], ["sha-1", b"\x01" * 20]] if further else []
+    return digest(value) + more
+
+
+def corim(change_corim=None, change_comid=None, values=None, rules=None, last=None, first=None, further=False):
     name = "acme/gateway@4.2.0"
     files = sorted((hashlib.sha256(path.encode()).digest(), path) for path in ("/usr/bin/gateway", "/usr/lib/libgw.so"))
-    measurements = [{0: "boot", 1: {14: {0: digest(b"\x11" * 32), 4: digest(b"\x22" * 32), 7: digest(b"\x33" * 32)}}}]
+    measurements = list(first or [])
+    measurements += [{0: "boot", 1: {14: {0: digest(b"\x11" * 32), 4: digest(b"\x22" * 32), 7: digest(b"\x33" * 32)}}}]
     measurements += rules or []
-    measurements += [{0: "executable", 1: {2: digest(value), 11: path} | (values or {})} for value, path in files]
+    measurements += [{0: "executable", 1: {2: digests_of(value, further), 11: path} | (values or {})} for value, path in files]
     measurements += last or []
     comid = {1: {0: name, 1: 42}, 4: {0: [[{0: {1: "acme", 2: "gateway"}}, measurements]]}} | (change_comid or {})
     body = {
@@ -115,6 +132,43 @@ def corim(change_corim=None, change_comid=None, values=None, rules=None, last=No
         4: {0: Tag(1, 1790000000), 1: Tag(1, 4000000000)},
     }
     return cbor(Tag(501, body | (change_corim or {})))
+
+
+def document(profile, product, name, version, triples, expires=None):
+    """A list or a notice; `product` as the class of its environment has it."""
+    called = f"{product}@{profile}:{name}"
+    comid = {1: {0: called, 1: version}, 4: triples}
+    body = {0: called, 1: [Tag(506, cbor(comid))], 3: Tag(32, f"tag:countersign.example,2026:{profile}#1")}
+    if expires:
+        body[4] = {1: Tag(1, expires)}
+    return cbor(Tag(501, body))
+
+
+def in_class(product):
+    vendor, _, model = product.rpartition("/")
+    return {1: vendor, 2: model} if vendor else {2: model}
+
+
+def endorsements(product="acme/gateway", serials=("SN 1", "SN 2", ""), order=1):
+    keys = sorted(hashlib.sha256(f"ek {n}".encode()).digest() for n in range(len(serials)))[::order]
+    entries = [
+        [{0: in_class(product)} | ({1: Tag(560, serial.encode())} if serial else {}), [Tag(557, [1, key])]]
+        for key, serial in zip(keys, serials)
+    ]
+    return document("endorsements", product, "line-1", 7, {2: entries}, 4000000000)
+
+
+def reason(why, advisory=None):
+    return Tag(560, cbor({0: why} | ({1: advisory} if advisory else {})))
+
+
+MINIMUM = {0: "minimum", 1: {0: {0: "4.2.0"}, 1: Tag(553, 42)}}
+REVOKED = {0: "revoked", 1: {0: {0: "4.1.0"}, 4: reason("remote code execution", "CVE-2026-1")}}
+BAD = {0: "known-bad", 1: {2: [[1, hashed("malware")[0]]], 4: reason("malware", "CVE-2026-2")}}
+
+
+def notice(product="acme/*", parts=(MINIMUM, REVOKED, BAD)):
+    return document("notice", product, "psirt", 3, {0: [[{0: in_class(product)}, list(parts)]]}, 4000000000)
 
 
 def bundle(payload, *signatures):
@@ -136,6 +190,7 @@ def attached(**content):
     return maker.sign1(corim(**content), "manufacturer", attached=True)
 
 
+LIST, NOTICE, NOTICE_PROFILE = endorsements(), notice(), "tag:countersign.example,2026:notice#1"
 forged = bytearray(by_maker)
 forged[-1] ^= 1
 FILES = {
@@ -161,6 +216,16 @@ FILES = {
     "unjudged-code.signed": (attached(rules=[boot_rules({1: [[4, 8, [2]]]})]), 6, "which carry no code"),
     "unknown-rule.signed": (attached(rules=[boot_rules({7: 0})]), 6, "boot-rules holds key 7"),
     "unbound-attester.signed": (attached(rules=[boot_rules({6: 1})]), 6, "roothash="),
+    "every-part.signed": (attached(rules=[boot_rules(), POLICY, IMAGE], first=[WINDOW], further=True), 0, ""),
+    "endorsements.signed": (bundle(LIST, maker.sign1(LIST, "manufacturer"), importer.sign1(LIST, "importer")), 0, ""),
+    "endorsed-by-importer.signed": (bundle(LIST, importer.sign1(LIST, "importer")), 6, "needs a manufacturer"),
+    "unordered-list.signed": (maker.sign1(endorsements(order=-1), "manufacturer", True), 6, "endorsed keys are not in ascending"),
+    "moved-to-list.signed": (bundle(LIST, by_maker), 6, "does not hold"),
+    "notice.signed": (bundle(NOTICE, maker.sign1(NOTICE, "manufacturer")), 0, ""),
+    "notice-of-all.signed": (maker.sign1(notice("*"), "manufacturer", True), 6, "not trusted for the product"),
+    "notice-out-of-order.signed": (maker.sign1(notice(parts=(BAD, REVOKED)), "manufacturer", True), 6, "stand in this order"),
+    "two-minima.signed": (maker.sign1(notice(parts=(MINIMUM, MINIMUM)), "manufacturer", True), 6, "stand in this order"),
+    "notice-as-release.signed": (maker.sign1(corim({3: Tag(32, NOTICE_PROFILE)}), "manufacturer", True), 6, "not-before"),
     "trailing-byte.signed": (bundle(good, by_maker) + b"\0", 6, "bytes follow the end"),
     "truncated.signed": (bundle(good, by_maker)[:-1], 6, "malformed"),
     "nested.signed": (b"\x81" * 1000 + b"\0", 6, "nested too deeply"),
