@@ -22,6 +22,7 @@
 
 pub mod boot_rules;
 mod corim;
+pub mod corim_view;
 mod document;
 mod endorsements;
 mod error;

@@ -314,3 +314,27 @@ fn documents_of_a_second_implementation_read_as_they_were_meant() {
         (&"01".repeat(20).into(), &"38".repeat(48).into(), &"51".repeat(64).into())
     );
 }
+
+#[test]
+fn a_corim_of_another_profile_is_shown_and_taken_by_nobody() {
+    let desk = Desk::new();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/reference-values/foreign.signed");
+    let shown = desk.json(&["show", file]);
+    let values = shown["values"].as_array().unwrap();
+    let value = |path: &str| values.iter().find(|value| value["path"] == path).map(|value| value["value"].clone());
+    assert_eq!(value("payload.tags[0].triples.reference-triples[0].environment.class.vendor"), Some("\"ACME\"".into()));
+    assert_eq!(value("payload.profile"), Some("oid h'2b0601'".into()));
+    let opaque = values.iter().find(|value| value["understood"] == false).unwrap();
+    assert!(opaque["value"].as_str().unwrap().starts_with("opaque"), "{opaque}");
+    let (code, said) = desk.call(&[
+        "check",
+        file,
+        "--trust",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/reference-values/trust"),
+    ]);
+    assert_eq!(code, 6, "{said}");
+    // Of a damaged one, nothing.
+    let bytes = fs::read(file).unwrap();
+    fs::write(desk.path("cut"), &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(desk.call(&["show", "cut"]).0, 6);
+}

@@ -190,6 +190,20 @@ def attached(**content):
     return maker.sign1(corim(**content), "manufacturer", attached=True)
 
 
+def foreign():
+    """In the shapes of other projects: an OID as profile, language, entities, flags, a CoSWID, values nobody knows."""
+    values = {0: {0: "1.2.3", 1: 16384}, 1: Tag(552, 7), 2: [["sha-256", b"\x77" * 32]], 3: {3: False}, 99: [1, 2]}
+    measured = [{0: Tag(37, bytes(16)), 1: values}, {0: Tag(601, {1: "BL"}), 1: {2: digest(b"\x78" * 32)}}]
+    comid = {
+        0: "en-GB",
+        1: {0: Tag(37, bytes(range(16))), 1: 0},
+        2: [{0: "ACME Ltd.", 1: Tag(32, "https://acme.example"), 2: [0, 1]}],
+        4: {0: [[{0: {0: Tag(600, bytes(32)), 1: "ACME", 2: "RoadRunner"}}, measured]]},
+    }
+    body = {0: "acme-1", 1: [Tag(506, cbor(comid)), Tag(505, cbor({0: "swid"}))], 3: Tag(111, bytes.fromhex("2b0601"))}
+    return cbor(Tag(501, body))
+
+
 LIST, NOTICE, NOTICE_PROFILE = endorsements(), notice(), "tag:countersign.example,2026:notice#1"
 forged = bytearray(by_maker)
 forged[-1] ^= 1
@@ -226,6 +240,7 @@ FILES = {
     "notice-out-of-order.signed": (maker.sign1(notice(parts=(BAD, REVOKED)), "manufacturer", True), 6, "stand in this order"),
     "two-minima.signed": (maker.sign1(notice(parts=(MINIMUM, MINIMUM)), "manufacturer", True), 6, "stand in this order"),
     "notice-as-release.signed": (maker.sign1(corim({3: Tag(32, NOTICE_PROFILE)}), "manufacturer", True), 6, "not-before"),
+    "foreign.signed": (maker.sign1(foreign(), "manufacturer", True), 6, "one tag is expected"),
     "trailing-byte.signed": (bundle(good, by_maker) + b"\0", 6, "bytes follow the end"),
     "truncated.signed": (bundle(good, by_maker)[:-1], 6, "malformed"),
     "nested.signed": (b"\x81" * 1000 + b"\0", 6, "nested too deeply"),

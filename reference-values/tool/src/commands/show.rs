@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reference_values::{Document, Release, SignedDocument};
+use reference_values::{Document, Release, SignedDocument, corim_view, limits::MAX_ENDORSEMENTS_FILE};
 use serde::Serialize;
 
 use super::{
@@ -73,8 +73,56 @@ struct Stated {
 }
 
 pub(crate) fn run(arguments: &Show) -> Result<(), Failure> {
-    let shown = Shown::of(&files::read_document(&arguments.file)?);
-    if arguments.json { print_json(&shown) } else { files::print(&shown.text()) }
+    let bytes = files::read(&arguments.file, MAX_ENDORSEMENTS_FILE)?;
+    match SignedDocument::decode(&bytes) {
+        Ok(file) => {
+            let shown = Shown::of(&file);
+            if arguments.json { print_json(&shown) } else { files::print(&shown.text()) }
+        }
+        // Of another profile, or with parts that this one has not: still a CoRIM that people want to look at.
+        Err(error) if corim_view::recognises(&bytes) => {
+            let lines = corim_view::lines(&bytes).map_err(|_| Failure::input(&arguments.file, &error))?;
+            let foreign = Foreign {
+                kind: "corim",
+                unusable: error.to_string(),
+                values: lines.into_iter().map(Into::into).collect(),
+            };
+            if arguments.json { print_json(&foreign) } else { files::print(&foreign.text()) }
+        }
+        Err(error) => Err(Failure::input(&arguments.file, error)),
+    }
+}
+
+/// A CoRIM that no verifier of this project takes.
+#[derive(Serialize)]
+struct Foreign {
+    kind: &'static str,
+    /// Why not.
+    unusable: String,
+    values: Vec<ForeignValue>,
+}
+
+#[derive(Serialize)]
+struct ForeignValue {
+    path: String,
+    value: String,
+    understood: bool,
+}
+
+impl From<corim_view::Line> for ForeignValue {
+    fn from(corim_view::Line { path, value, understood }: corim_view::Line) -> Self {
+        Self { path, value, understood }
+    }
+}
+
+impl Foreign {
+    fn text(&self) -> String {
+        let mut out = format!("a CoRIM that no verifier takes: {}\n\n", self.unusable);
+        for ForeignValue { path, value, understood } in &self.values {
+            out.push_str(&format!("{path}: {value}{}\n", if *understood { "" } else { " (not understood)" }));
+        }
+        out
+    }
 }
 
 impl Shown {
