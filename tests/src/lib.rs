@@ -3,6 +3,7 @@
 pub mod deployment;
 pub mod fleet;
 pub mod judge;
+pub mod population;
 pub mod proxy;
 pub mod site;
 pub mod software;

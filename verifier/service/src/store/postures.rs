@@ -6,8 +6,7 @@ use evidence::{claims::DeviceId, pcr::sha256};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
-    Known, Registration, Sql, Store, StoreError, Trouble, decode, query,
-    registry, signed,
+    Known, Registration, Sql, Store, StoreError, Trouble, decode, query, registry, signed,
     standing::{COLUMNS, Filed, Stands},
 };
 use crate::limits::MAX_FILES;
@@ -103,7 +102,9 @@ impl Store {
             let mut found = Vec::with_capacity(numbers.len());
             for (n, device) in &numbers {
                 match registry::known(c, *device) {
-                    Ok(Some(Known { registration, state: Some(state) })) => found.push(Unposed { n: *n, registration, state }),
+                    Ok(Some(Known { registration, state: Some(state) })) => {
+                        found.push(Unposed { n: *n, registration, state })
+                    }
                     Ok(_) => {}
                     Err(error) => tracing::error!(%device, "a damaged row is passed over: {error}"),
                 }
@@ -124,7 +125,8 @@ impl Store {
             for (Unposed { n, registration, state }, digest) in &worked_out {
                 let now = registry::known(c, registration.device)?.map(|known| known.registration);
                 let unchanged = now.as_ref().is_some_and(|now| {
-                    Registration { eks: Vec::new(), ..now.clone() } == Registration { eks: Vec::new(), ..registration.clone() }
+                    Registration { eks: Vec::new(), ..now.clone() }
+                        == Registration { eks: Vec::new(), ..registration.clone() }
                 });
                 if unchanged {
                     let mset = "SELECT d.mset FROM device d JOIN device_state s ON s.device = d.n \
@@ -224,9 +226,7 @@ pub(super) fn number(c: &Connection, posture: &[u8; 32], mset: Option<i64>, prod
     let known = c.prepare_cached("SELECT n FROM posture WHERE hash = ?1")?.query_row([hash], |row| row.get(0));
     match known.optional()? {
         Some(n) => Ok(n),
-        None => {
-            c.prepare_cached("INSERT INTO posture (hash, product) VALUES (?1, ?2)")?.insert(params![hash, product])
-        }
+        None => c.prepare_cached("INSERT INTO posture (hash, product) VALUES (?1, ?2)")?.insert(params![hash, product]),
     }
 }
 

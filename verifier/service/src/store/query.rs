@@ -120,13 +120,7 @@ impl Stored {
             let state = state.like(&decode("outcome", &bytes)?, unsigned(row.get(4)?));
             stands = stands.re_appraised(state);
         }
-        Ok(Self {
-            id: DeviceId(row.get(0)?),
-            product: row.get(1)?,
-            n: row.get(2)?,
-            stands,
-            labels: BTreeMap::new(),
-        })
+        Ok(Self { id: DeviceId(row.get(0)?), product: row.get(1)?, n: row.get(2)?, stands, labels: BTreeMap::new() })
     }
 
     fn with_labels(mut self, c: &Connection) -> Sql<Self> {

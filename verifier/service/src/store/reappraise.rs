@@ -11,7 +11,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::{
     Sql, Store, StoreError, What,
     commit::{Entry, append, prune},
-    encode, postures::{self, Representative},
+    encode,
+    postures::{self, Representative},
     signed,
     standing::{self, COLUMNS, Filed, Stands},
     unsigned, verdict_number,
@@ -389,8 +390,7 @@ mod tests {
                 outcome.verdict = Verdict::Affirmed;
                 outcome.causes.clear();
                 outcome.release = Some("2.0".into());
-                outcome.information =
-                    vec![Information { code: Notice::ALL[0], detail: "said".into(), since: AT }];
+                outcome.information = vec![Information { code: Notice::ALL[0], detail: "said".into(), since: AT }];
             }
         }
         outcome.references = [9; 32];
@@ -522,7 +522,9 @@ mod tests {
             store.postures().unwrap().into_iter().filter(|one| !known.contains_key(&one.number())).collect();
         let more = new.iter().filter_map(|posture| store.representative(posture).unwrap());
         let more = more.filter(|one| one.registration.device == id(2));
-        store.rejudge_more(more.map(|one| Outcome::of(&store, &one, &outcome(&one.state)).unwrap()).collect(), AT).unwrap();
+        store
+            .rejudge_more(more.map(|one| Outcome::of(&store, &one, &outcome(&one.state)).unwrap()).collect(), AT)
+            .unwrap();
         assert_eq!(follow_all(&store), 1);
         assert!(revoked(&store));
         assert_eq!(store.state(id(2)).unwrap().unwrap().references, [9; 32]);
@@ -532,7 +534,8 @@ mod tests {
     fn another_swap_in_the_middle_ends_as_if_it_had_been_the_only_one() {
         let (_folder, store) = store();
         let fleet = fleet(&store);
-        let back = |state: &DeviceState| DeviceState { references: [1; 32], release: Some("3.0".into()), ..state.clone() };
+        let back =
+            |state: &DeviceState| DeviceState { references: [1; 32], release: Some("3.0".into()), ..state.clone() };
         rejudge(&store);
         let first = store.representative(&store.postures().unwrap()[0]).unwrap().unwrap();
         let (page, _) = page_of(&store, 0, 5);
