@@ -11,9 +11,12 @@ use evidence::{
     verifier_message::VerifierKeyId,
 };
 use reference_values::{
-    BootPcrs, Executable, ReferenceIndex, Release, Role, SignedRelease, SigningKey, Trust, TrustedSigner,
+    BootPcrs, Executable, ReferenceIndex, Release, Required, Role, SignedDocument, SigningKey, Trust, TrustedSigner,
 };
 use ring::rand::SystemRandom;
+
+/// When everything here is judged.
+const NOW: u64 = 1_800_000_000;
 
 /// Product that the releases of tests are for.
 pub const PRODUCT: &str = "acme/router";
@@ -76,7 +79,7 @@ impl Judge {
             boot_log: None,
             references,
             policy: host_policy(),
-            now: 1_800_000_000,
+            now: NOW,
             steady_since: 0,
             drawn: 0,
         }
@@ -103,6 +106,14 @@ impl Judge {
     /// # Errors
     /// [`NotJudged`] says at which step.
     pub fn appraise(&self, message: &[u8]) -> Result<Appraisal, NotJudged> {
+        self.appraise_by(&self.references, message)
+    }
+
+    /// The same, by other reference values.
+    ///
+    /// # Errors
+    /// [`NotJudged`] says at which step.
+    pub fn appraise_by(&self, references: &ReferenceIndex, message: &[u8]) -> Result<Appraisal, NotJudged> {
         let authentic = self.authentic(message)?;
         let last = self.state.as_ref().map(|state| &state.last);
         let accepts = Accepts {
@@ -115,16 +126,15 @@ impl Judge {
             now: self.now,
         };
         let fresh = Fresh::check(authentic, &accepts).map_err(NotJudged::Stale)?;
-        let asks_for_log =
-            self.state.as_ref().is_some_and(|state| state.asks_for_boot_log(&self.references, &self.standing));
-        let changed = self.state.as_ref().is_some_and(|state| state.asks_for_files(&self.references, &self.standing));
+        let asks_for_log = self.state.as_ref().is_some_and(|state| state.asks_for_boot_log(references, &self.standing));
+        let changed = self.state.as_ref().is_some_and(|state| state.asks_for_files(references, &self.standing));
         Ok(appraisal::appraise(Input {
             evidence: &fresh,
             standing: &self.standing,
             state: self.state.as_ref(),
             files: if changed { Files::All(&self.files) } else { Files::Unchanged },
             boot_log: self.boot_log.as_deref().filter(|_| asks_for_log),
-            references: &self.references,
+            references,
             policy: &self.policy,
             now: self.now,
             steady_since: self.steady_since,
@@ -178,7 +188,7 @@ pub fn references(release: &str, executables: &[(&str, [u8; 32])], boot: &[(u8, 
 
 /// One signed release with the trust that its signer has.
 #[must_use]
-pub fn signed(release: &str, executables: &[(&str, [u8; 32])], boot: &[(u8, [u8; 32])]) -> (SignedRelease, Trust) {
+pub fn signed(release: &str, executables: &[(&str, [u8; 32])], boot: &[(u8, [u8; 32])]) -> (SignedDocument, Trust) {
     let executables =
         executables.iter().map(|(path, digest)| Executable { digest: *digest, path: (*path).to_owned() }).collect();
     let boots =
@@ -191,10 +201,10 @@ pub fn signed(release: &str, executables: &[(&str, [u8; 32])], boot: &[(u8, [u8;
 /// # Panics
 /// Where the system has no randomness.
 #[must_use]
-pub fn sign(release: Release) -> (SignedRelease, Trust) {
+pub fn sign(release: impl Into<reference_values::Document>) -> (SignedDocument, Trust) {
     let random = SystemRandom::new();
     let key = SigningKey::from_pem(&SigningKey::generate(&random).expect("randomness")).expect("own key");
-    let signed = SignedRelease::unsigned(release).sign(&key, Role::Manufacturer, &random).expect("signs");
+    let signed = SignedDocument::unsigned(release).sign(&key, Role::Manufacturer, &random).expect("signs");
     let mut trust = Trust::default();
     trust
         .add(TrustedSigner {
@@ -210,7 +220,7 @@ pub fn sign(release: Release) -> (SignedRelease, Trust) {
 
 /// Verified and compiled.
 #[must_use]
-pub fn index(releases: Vec<(SignedRelease, Trust)>) -> ReferenceIndex {
-    let verified = releases.into_iter().map(|(signed, trust)| signed.verify(&trust, 1_800_000_000).expect("trusted"));
-    ReferenceIndex::build(verified.collect()).expect("an index")
+pub fn index(releases: Vec<(SignedDocument, Trust)>) -> ReferenceIndex {
+    let verified = releases.into_iter().map(|(signed, trust)| signed.verify(&trust, NOW).expect("trusted"));
+    ReferenceIndex::build(verified.collect(), &Required::default(), NOW).expect("an index").index
 }

@@ -2,8 +2,10 @@
 //! Run through `scripts/bench.sh`, which builds what is measured in release mode.
 
 mod build_rate;
+mod digest_index;
 mod eventlog;
 mod fleet;
+mod memory;
 
 use std::{
     collections::BTreeMap,
@@ -48,9 +50,10 @@ impl Figure {
 
 type Benchmark = fn(Duration) -> Result<Figure>;
 
-const BENCHMARKS: [(&str, Benchmark); 6] = [
+const BENCHMARKS: [(&str, Benchmark); 7] = [
     ("appraise", appraise),
     ("build-rate", build_rate::build_rate),
+    ("digest-index", digest_index::digest_index),
     ("eventlog", eventlog::eventlog),
     ("evidence-bytes", evidence_bytes),
     ("outage", fleet::outage),
