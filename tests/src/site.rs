@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use evidence::{claims::DeviceId, result::Tier};
-use reference_values::{BootPcrs, Executable, Release, Role, SignedRelease, SigningKey};
+use reference_values::{BootPcrs, Executable, Release, Role, SignedDocument, SigningKey};
 use ring::rand::SystemRandom;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -161,7 +161,7 @@ impl Site {
         let boot = BootPcrs::new(BTreeMap::from([(0, [0; 32])]))?;
         let release = Release::new(PRODUCT, "1.0", 1, (0..PROGRAMS).map(executable).collect(), vec![boot])?;
         let key = SigningKey::from_pem(&SigningKey::generate(&random)?)?;
-        let signed = SignedRelease::unsigned(release).sign(&key, Role::Manufacturer, &random)?;
+        let signed = SignedDocument::unsigned(release).sign(&key, Role::Manufacturer, &random)?;
         let trust = format!(
             "[[signer]]\nname = \"Maker\"\nrole = \"manufacturer\"\nproducts = [\"demo/*\"]\nkey = \"\"\"\n{}\"\"\"\n",
             key.public().to_pem()

@@ -7,7 +7,7 @@ use crate::{
     Code, UnixSeconds,
     cause::End,
     standing::Standing,
-    state::{BootState, DeviceState, Finding},
+    state::{BootState, DeviceState, Finding, Update},
 };
 
 /// PCR of IMA's list.
@@ -41,6 +41,9 @@ impl DeviceState {
             (explained(boot), boot.boot_log.as_ref().map(|log| (log.secure_boot, &log.command_line))),
             (boot.runtime.next > 0, boot.ima.next.min(2), boot.runtime.differs, boot.ima.differs),
             (boot.resumed_from.is_some(), boot.kexec.is_some(), boot.ima_policy, &boot.ima_sight),
+            (&boot.others, &boot.excluded),
+            self.update.as_ref().map(|update| (&update.from, &update.to, update.since)),
+            self.highest.map(|highest| (highest.sequence, ended(highest.at))),
         );
         sha256(&cbor::encode(&about))
     }
@@ -75,6 +78,15 @@ impl DeviceState {
         boot.log_wanted = outcome.boot.log_wanted;
         boot.ima_policy = outcome.boot.ima_policy;
         boot.ima_sight.clone_from(&outcome.boot.ima_sight);
+        boot.others.clone_from(&outcome.boot.others);
+        boot.excluded.clone_from(&outcome.boot.excluded);
+        let same = |own: &&Update| {
+            let outcome = outcome.update.as_ref();
+            outcome.is_some_and(|it| (&it.from, &it.to, it.since) == (&own.from, &own.to, own.since) && it.seen != at)
+        };
+        let update = self.update.as_ref().filter(same).or(outcome.update.as_ref()).cloned();
+        let sequence = outcome.highest.map(|highest| highest.sequence);
+        let highest = self.highest.filter(|own| Some(own.sequence) == sequence).or(outcome.highest);
         Self {
             boot,
             verdict: outcome.verdict,
@@ -86,6 +98,8 @@ impl DeviceState {
             product: outcome.product.clone(),
             compromised: self.compromised.iter().filter(still).cloned().collect(),
             information,
+            update,
+            highest,
             ..self.clone()
         }
     }

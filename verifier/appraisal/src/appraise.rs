@@ -17,8 +17,9 @@ use crate::{
     cause::{Cause, Code, End},
     continuity::{AnotherBoot, Course, When, unseen_before},
     freshness::{Fresh, Last},
-    information,
-    policy::{Policy, SecureBoot, Unlisted},
+    information::{self, Information, Notice},
+    life::{self, Life},
+    policy::{Excluded, Policy, SecureBoot, Unlisted},
     runtime::{self, Finder, Reach, Replay},
     standing::{EkClass, Standing},
     state::{Approval, Attested, BootState, DeviceState, Finding, ImaSight, MeasuredFile, keep_compromise},
@@ -88,13 +89,15 @@ pub fn appraise(input: Input<'_>) -> Appraisal {
     if !new_boot && !measured.boot_log && input.asks_again() {
         boot::judge_again(&mut boot, input.boot_log, &against);
     }
-    reconsider(&input, product, &mut boot, &files, new_boot);
+    let ground = input.ground();
+    reconsider(&ground, product, &mut boot, input.files, &files, new_boot);
     let closed = time(&input, &mut boot, &measured, new_boot);
-    let past = Past::of(&input, product, new_boot);
+    let past = Past::of(&ground, product, new_boot, input.evidence.clears());
 
-    let mut causes = Causes::new(&input);
-    let claims = judge(&input, &against, &boot, &measured, &past, &mut causes);
-    let release = release(&claims, &boot, product, &mut causes, input.now);
+    let mut causes = Causes::new(&ground);
+    let claims = judge(&ground, &against, &boot, &measured, &past, &mut causes);
+    let Life { release, update, highest, information: updating } =
+        life::judge(&ground, product, &claims.boot_releases, &boot, &mut causes);
     let (vector, verdict) = causes.sum_up(claims.vector);
 
     let not_older_than = input.when().not_older_than;
@@ -108,7 +111,7 @@ pub fn appraise(input: Input<'_>) -> Appraisal {
         expires: not_older_than.saturating_add(input.policy.validity),
         last_check: evidence.attester().why,
         release,
-        references: *input.references.id(),
+        references: input.references.standing_id(input.standing.product.as_deref()),
         product: input.standing.product.clone(),
         firmware_version: evidence.quote().firmware_version,
         attester_version: evidence.attester().version.clone(),
@@ -116,7 +119,9 @@ pub fn appraise(input: Input<'_>) -> Appraisal {
         not_older_than,
         cleared: past.cleared,
         compromised: past.compromised,
-        information: information::tell(&input, &boot, new_boot),
+        information: with_update(information::tell(&input, &boot, new_boot), updating, &ground),
+        update,
+        highest,
         boot,
     };
     let acknowledged = state.boot.acknowledged();
@@ -124,7 +129,125 @@ pub fn appraise(input: Input<'_>) -> Appraisal {
     Appraisal { acknowledged, new_boot, new_boot_log, state, new_files: files.all, tolerated: causes.tolerated, closed }
 }
 
+/// What a judgement rests on beside the logs of one message.
+#[derive(Clone, Copy)]
+pub(crate) struct Ground<'a> {
+    pub(crate) standing: &'a Standing,
+    pub(crate) state: Option<&'a DeviceState>,
+    pub(crate) references: &'a ReferenceIndex,
+    pub(crate) policy: &'a Policy,
+    pub(crate) now: UnixSeconds,
+    /// As the last quote states it.
+    firmware_version: u64,
+}
+
+impl Ground<'_> {
+    pub(crate) const fn approval(&self) -> Approval {
+        Approval(self.standing.approved_at)
+    }
+
+    const fn finder(&self) -> Finder {
+        Finder { now: self.now, approval: self.approval() }
+    }
+
+    fn held(&self) -> Option<&BootState> {
+        self.state.map(|state| &state.boot)
+    }
+}
+
+/// A device as the last evidence left it, to be held against other reference values, or by another policy.
+#[derive(Debug, Clone, Copy)]
+pub struct Held<'a> {
+    /// What is known of the device beside evidence.
+    pub standing: &'a Standing,
+    /// What the last accepted evidence left behind.
+    pub state: &'a DeviceState,
+    /// All files of this boot.
+    pub files: &'a [MeasuredFile],
+    /// The boot log held of this boot, where the store has it.
+    pub boot_log: Option<&'a [u8]>,
+    /// Signed reference values.
+    pub references: &'a ReferenceIndex,
+    /// What this verifier asks for.
+    pub policy: &'a Policy,
+    /// The instant of the judgement.
+    pub now: UnixSeconds,
+}
+
+/// What another judgement of the same evidence came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reappraisal {
+    /// Next state of the device. What evidence alone can tell is as it was: counters, positions, when it was judged, and
+    /// when the verdict expires.
+    pub state: DeviceState,
+    /// Causes that policy tolerated, with what they were about.
+    pub tolerated: Vec<Cause>,
+}
+
+/// Judges the last evidence once more: what the next one comes to if the device has nothing new to tell.
+#[must_use]
+pub fn reappraise(held: Held<'_>) -> Reappraisal {
+    let Held { standing, state, files, boot_log, references, policy, now } = held;
+    let ground =
+        Ground { standing, state: Some(state), references, policy, now, firmware_version: state.firmware_version };
+    let product = standing.product.as_deref().and_then(|name| references.product(name));
+    let against = Against { product, runtime_pcr: policy.runtime_pcr, now };
+    let mut boot = state.boot.clone();
+    let id = references.standing_id(standing.product.as_deref());
+    if state.references != id || state.product != standing.product {
+        boot::judge_again(&mut boot, boot_log, &against);
+    }
+    reconsider(&ground, product, &mut boot, Files::All(files), &runtime::Files::default(), false);
+    let measured = Measured::held(state, &boot, policy.runtime_pcr);
+    let past = Past::of(&ground, product, false, false);
+    let mut causes = Causes::new(&ground);
+    let claims = judge(&ground, &against, &boot, &measured, &past, &mut causes);
+    let Life { release, update, highest, information } =
+        life::judge(&ground, product, &claims.boot_releases, &boot, &mut causes);
+    let (vector, verdict) = causes.sum_up(claims.vector);
+    let state = DeviceState {
+        verdict,
+        vector,
+        tolerated: causes.tolerated.iter().map(|cause| cause.code).collect(),
+        causes: causes.standing,
+        release,
+        references: id,
+        product: standing.product.clone(),
+        cleared: past.cleared,
+        compromised: past.compromised,
+        information: with_update(information::tell_again(state, &boot, now), information, &ground),
+        update,
+        highest,
+        boot,
+        ..state.clone()
+    };
+    Reappraisal { state, tolerated: causes.tolerated }
+}
+
+/// What is told beside the verdict, with the update that the device is in the middle of.
+fn with_update(mut told: Vec<Information>, updating: Option<String>, ground: &Ground<'_>) -> Vec<Information> {
+    let code = Notice::ReleaseUpdating;
+    told.retain(|known| known.code != code);
+    if let Some(detail) = updating {
+        let earlier = ground.state.map(|state| state.information.as_slice()).unwrap_or_default();
+        let since = earlier.iter().find(|known| known.code == code && known.detail == detail);
+        told.push(Information { code, detail, since: since.map_or(ground.now, |known| known.since) });
+    }
+    told
+}
+
 impl Input<'_> {
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            standing: self.standing,
+            state: self.state,
+            references: self.references,
+            policy: self.policy,
+            now: self.now,
+            firmware_version: self.evidence.evidence().quote().firmware_version,
+        }
+    }
+
     /// When the quote was made. It is later than the last accepted one, by the TPM's counters or by the challenge that it
     /// answers, and so not older than that one either.
     fn when(&self) -> When {
@@ -229,25 +352,30 @@ struct Past {
 }
 
 impl Past {
-    fn of(input: &Input<'_>, product: Option<ProductRef<'_>>, new_boot: bool) -> Self {
-        let state = input.state;
-        let approval = input.approval();
-        let clears = input.evidence.clears();
+    fn of(ground: &Ground<'_>, product: Option<ProductRef<'_>>, new_boot: bool, clears: bool) -> Self {
+        let state = ground.state;
+        let approval = ground.approval();
         let cleared =
-            if clears { Some(approval.first_after(input.now)) } else { state.and_then(|state| state.cleared) };
+            if clears { Some(approval.first_after(ground.now)) } else { state.and_then(|state| state.cleared) };
         let mut compromised = state.map(|state| state.compromised.clone()).unwrap_or_default();
-        for finding in input.held().into_iter().filter(|_| new_boot).flat_map(|held| &held.findings) {
+        for finding in ground.held().into_iter().filter(|_| new_boot).flat_map(|held| &held.findings) {
             let lasting = finding.code.row().end == End::Operator;
-            if lasting && input.policy.tolerates(finding.code, input.now).is_none() {
+            if lasting && ground.policy.tolerates(finding.code, ground.now).is_none() {
                 keep_compromise(&mut compromised, finding);
             }
         }
+        // A release that was put back is no finding of a boot's logs.
+        let causes = state.into_iter().filter(|_| new_boot).flat_map(|state| &state.causes);
+        for cause in causes.filter(|cause| cause.code == Code::ReleaseRolledBack) {
+            let finding = Finding { code: cause.code, detail: cause.detail.clone(), since: cause.first_seen };
+            keep_compromise(&mut compromised, &finding);
+        }
         compromised.retain(|finding| {
-            let listed = product.is_some_and(|p| runtime::is_listed(input.references, p, finding, input.now));
-            !listed && !approval.ended(finding)
+            let over = runtime::is_over(ground.references, product, finding, ground.now);
+            !over && !approval.ended(finding)
         });
         // Nonces count by the second, and one that was given out within this one may be in a quote from before the clear.
-        let since = if clears { input.now.saturating_add(1) } else { state.map_or(0, |state| state.since) };
+        let since = if clears { ground.now.saturating_add(1) } else { state.map_or(0, |state| state.since) };
         Self { since, cleared: cleared.filter(|at| *at > approval.0), compromised }
     }
 
@@ -261,6 +389,9 @@ impl Past {
     }
 }
 
+/// Detail of [`Code::LogIncomplete`] where not even the PCRs are known.
+const UNKNOWN_VALUES: &str = "the values of the quoted PCRs are not known";
+
 /// What the logs of this message show.
 struct Measured {
     pcrs: Option<PcrValues>,
@@ -272,6 +403,17 @@ struct Measured {
 
 impl Measured {
     const NOTHING: Self = Self { pcrs: None, boot_log: false, runtime: Reach::Short, ima: Reach::Short };
+
+    /// What the logs that are held show of the last quote.
+    fn held(state: &DeviceState, boot: &BootState, runtime_pcr: u8) -> Self {
+        let unknown =
+            state.causes.iter().any(|cause| cause.code == Code::LogIncomplete && cause.detail == UNKNOWN_VALUES);
+        let tolerated =
+            state.tolerated.contains(&Code::LogIncomplete) && state.vector.get(Claim::Executables).is_none();
+        let Some(pcrs) = boot.pcrs().filter(|_| !unknown && !tolerated) else { return Self::NOTHING };
+        let (runtime, ima) = runtime::reached(boot, &pcrs, runtime_pcr);
+        Self { pcrs: Some(pcrs), boot_log: false, runtime, ima }
+    }
 
     /// Whether the logs lead to the quote.
     fn is_explained(&self) -> bool {
@@ -335,28 +477,32 @@ fn measure(
 
 /// Holds files against reference values: the new ones, or all where the reference values are others than before.
 fn reconsider(
-    input: &Input<'_>,
+    ground: &Ground<'_>,
     product: Option<ProductRef<'_>>,
     boot: &mut BootState,
+    held: Files<'_>,
     new: &runtime::Files,
     new_boot: bool,
 ) {
-    let Some(product) = product else { return };
-    let finder = input.finder();
-    let judge = |boot: &mut BootState, files: &[MeasuredFile], anew| {
-        runtime::judge_files(input.references, product, files, anew, boot, &finder);
+    let (finder, exclusions) = (ground.finder(), ground.policy.exclusions(ground.now));
+    let references =
+        runtime::References { index: ground.references, product, name: ground.standing.product.as_deref() };
+    let judge = |boot: &mut BootState, files: &[MeasuredFile], seen| {
+        runtime::judge_files(&references, files, seen, &exclusions, boot, &finder);
     };
     // What is held is of the boot before, where this is another.
-    if let Files::All(held) = input.files
+    if let Files::All(held) = held
         && !new_boot
     {
         let earlier: Vec<Finding> = boot.findings.clone();
         boot.findings.retain(|finding| !is_by_reference(finding));
         boot.releases = None;
+        boot.others = None;
+        boot.excluded = None;
         boot.ima_policy = None;
         boot.ima_sight = Some(ImaSight::NONE);
         boot.further_findings = 0;
-        judge(boot, held, false);
+        judge(boot, held, runtime::Seen::Held);
         for finding in &mut boot.findings {
             if let Some(known) = earlier.iter().find(|e| e.code == finding.code && e.detail == finding.detail) {
                 finding.since = known.since;
@@ -364,13 +510,13 @@ fn reconsider(
         }
     }
     let (again, anew) = new.all.split_at_checked(new.told_again).unwrap_or((&[], &new.all));
-    judge(boot, again, false);
-    judge(boot, anew, true);
+    judge(boot, again, runtime::Seen::Again);
+    judge(boot, anew, runtime::Seen::Anew);
 }
 
 /// Whether reference values may take a finding away. Memory without a file has no digest that they could list.
 fn is_by_reference(finding: &Finding) -> bool {
-    let by_reference = [Code::RuntimeUnknownExecutable, Code::RuntimeFromMemory].contains(&finding.code);
+    let by_reference = runtime::BY_REFERENCE.contains(&finding.code);
     by_reference && runtime::digest_in(&finding.detail).is_some()
 }
 
@@ -386,7 +532,7 @@ struct Claims {
 }
 
 fn judge(
-    input: &Input<'_>,
+    ground: &Ground<'_>,
     against: &Against<'_>,
     boot: &BootState,
     measured: &Measured,
@@ -394,26 +540,25 @@ fn judge(
     causes: &mut Causes<'_>,
 ) -> Claims {
     let mut claims = Claims::default();
-    for Finding { code, detail, since } in
-        input.standing.faults(Some(input.evidence.evidence().quote().firmware_version))
-    {
+    for Finding { code, detail, since } in ground.standing.faults(Some(ground.firmware_version)) {
         causes.add_since(code, &detail, since);
     }
-    judge_identity(input.standing, &mut claims, causes);
+    judge_identity(ground.standing, &mut claims, causes);
     past.judge(causes);
     let Some(pcrs) = &measured.pcrs else {
-        causes.add(Code::LogIncomplete, "the values of the quoted PCRs are not known");
+        causes.add(Code::LogIncomplete, UNKNOWN_VALUES);
         causes.add_findings(boot);
         return claims;
     };
-    match (&input.standing.product, against.product) {
+    match (&ground.standing.product, against.product) {
         (Some(name), None) => causes.add(Code::ReferenceNone, &format!("product {name}")),
         (Some(_), Some(_)) => judge_boot(boot, pcrs, against, &mut claims, causes),
         (None, _) => {}
     }
     judge_runtime(measured, boot, against.product.is_some(), &mut claims, causes);
     causes.add_findings(boot);
-    for claim in &input.policy.require {
+    causes.add_excluded(boot);
+    for claim in &ground.policy.require {
         if claims.vector.get(*claim).is_none() && !causes.explain(*claim) {
             causes.add(Code::PolicyClaimMissing, claim.name());
         }
@@ -519,27 +664,8 @@ fn judge_runtime(measured: &Measured, boot: &BootState, judged: bool, claims: &m
     }
 }
 
-/// Which release this is: by boot where boot is judged, narrowed down by what runs.
-fn release(
-    claims: &Claims,
-    boot: &BootState,
-    product: Option<ProductRef<'_>>,
-    causes: &mut Causes<'_>,
-    now: UnixSeconds,
-) -> Option<String> {
-    let running = boot.releases.as_deref().unwrap_or_default();
-    let by_boot = || claims.boot_releases.last();
-    let both = claims.boot_releases.iter().rev().find(|name| running.contains(name));
-    let name = both.or_else(by_boot).or_else(|| running.last())?;
-    let entry = product?.releases().find(|(_, release)| release.name() == name)?.1;
-    if entry.retire_at().is_some_and(|retired| retired <= now) {
-        causes.add(Code::ReleaseStale, &format!("release {name}"));
-    }
-    Some(name.clone())
-}
-
 /// Collects causes, apart by what policy tolerates.
-struct Causes<'a> {
+pub(crate) struct Causes<'a> {
     policy: &'a Policy,
     earlier: &'a [Cause],
     approval: Approval,
@@ -549,19 +675,19 @@ struct Causes<'a> {
 }
 
 impl<'a> Causes<'a> {
-    fn new(input: &Input<'a>) -> Self {
-        let earlier = input.state.map(|state| state.causes.as_slice()).unwrap_or_default();
+    fn new(ground: &Ground<'a>) -> Self {
+        let earlier = ground.state.map(|state| state.causes.as_slice()).unwrap_or_default();
         Self {
-            policy: input.policy,
+            policy: ground.policy,
             earlier,
-            approval: input.approval(),
-            now: input.now,
+            approval: ground.approval(),
+            now: ground.now,
             standing: Vec::new(),
             tolerated: Vec::new(),
         }
     }
 
-    fn add(&mut self, code: Code, detail: &str) {
+    pub(crate) fn add(&mut self, code: Code, detail: &str) {
         self.add_since(code, detail, 0);
     }
 
@@ -582,6 +708,18 @@ impl<'a> Causes<'a> {
         let approval = self.approval;
         for Finding { code, detail, since } in boot.findings.iter().filter(|finding| !approval.ended(finding)) {
             self.push(Cause { code: *code, detail: detail.clone(), first_seen: *since, last_seen: self.now });
+        }
+    }
+
+    /// What exclusions let through, where policy does not let it pass.
+    fn add_excluded(&mut self, boot: &BootState) {
+        let Some(excluded) = &boot.excluded else { return };
+        if self.policy.excluded == Excluded::Warning {
+            let first = excluded.paths.first().map(String::as_str).unwrap_or_default();
+            self.add(
+                Code::CoverageExcluded,
+                &format!("{} files that no release lists, the first {first}", excluded.count),
+            );
         }
     }
 

@@ -141,6 +141,8 @@ causes! {
         "Policy requires a claim that could not be made, for want of evidence or reference values.";
     RuntimeUnknownExecutable: "runtime.unknown-executable", Contraindicated, Executables = 96, Boot,
         "A program ran that no signed release lists. If it belongs there, sign a release with it; else find out how it came, and reboot.";
+    RuntimeKnownBad: "runtime.known-bad", Contraindicated, Executables = 96, Operator,
+        "A file ran that a signed notice knows to be bad; the detail names the advisory. Take the device out of service, examine it, reinstall it, then approve it. If the notice is wrong, a newer one without the file ends this.";
     RuntimeFromMemory: "runtime.from-memory", Contraindicated, Executables = 96, Operator,
         "Code ran from memory that has no file, and no signed release lists it: the mark of an implant. Examine the device, reboot it, then approve it.";
     RuntimeTextChanged: "runtime.text-changed", Contraindicated, Executables = 96, Operator,
@@ -153,8 +155,14 @@ causes! {
         "The kernel's IMA list exists but was never extended into the TPM: the TPM driver came too late. Build it into the kernel.";
     ImaViolation: "ima.violation", Warning, Executables = 33, Boot,
         "A file was open for writing while it was measured, so its measurement says nothing.";
+    CoverageExcluded: "coverage.excluded", Warning, Executables = 33, FreshEvidence,
+        "Files ran that no signed release lists, and that the policy's exclusions let through. Sign a release with them, or let the policy count them only (`excluded`).";
     ReleaseStale: "release.stale", Warning, Executables = 33, FreshEvidence,
-        "The release that the device runs is past its retirement. Update the device.";
+        "The release that the device runs is past its retirement, or below the lowest that may run; or an update has not ended in its time, or mixes releases that do not follow each other. Update the device, or end the update by a reboot.";
+    ReleaseRevoked: "release.revoked", Contraindicated, Executables = 96, FreshEvidence,
+        "A signed notice takes back the release that the device runs; the detail says why. Update the device.";
+    ReleaseRolledBack: "release.rolled-back", Contraindicated, Executables = 96, Operator,
+        "The device ran a release from the lowest that may run on, and now runs one below it: somebody put an old release back. Update the device and find out who did it; then approve it. An approval while the old release runs says that it was meant.";
     HistoryCompromised: "history.compromised", Warning, Executables = 33, Operator,
         "An earlier boot showed a compromise that a reboot alone does not end: the detail says which. Examine the device, reinstall it, then approve it.";
 }

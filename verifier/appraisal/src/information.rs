@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::{UnixSeconds, appraise::Input, state::BootState};
+use crate::{
+    UnixSeconds,
+    appraise::Input,
+    state::{BootState, DeviceState},
+};
 
 /// Pieces kept per device.
 const MAX_INFORMATION: usize = 16;
@@ -40,6 +44,8 @@ notices! {
         "The TPM states another firmware version than in the boot before: its firmware was updated, or went back.";
     BootVendorEvent: "boot.vendor-event",
         "The boot log holds events of types that no standard names, in PCRs that hold configuration and no code (1, 3, 5, 6), from before the operating system. No rule of the release is about them.";
+    ReleaseUpdating: "release.updating",
+        "The device is in the middle of an update: files of two releases that follow each other run beside each other. The detail says until when that may be.";
     BootResumed: "boot.resumed",
         "The device slept and woke within this boot: PCRs and logs went on.";
 }
@@ -98,6 +104,19 @@ pub(crate) fn tell(input: &Input<'_>, boot: &BootState, new_boot: bool) -> Vec<I
         told.push((Notice::BootResumed, format!("restartCount is {}", boot.restart)));
     }
     with_earlier(input, told, new_boot)
+}
+
+/// The same once more, of a boot that was held against other rules: what evidence alone tells is as it was.
+pub(crate) fn tell_again(state: &DeviceState, boot: &BootState, now: UnixSeconds) -> Vec<Information> {
+    let (events, mut all): (Vec<_>, Vec<_>) =
+        state.information.iter().cloned().partition(|known| known.code == Notice::BootVendorEvent);
+    let nearest = boot.judged.iter().rev().min_by_key(|judged| judged.broken);
+    for event in nearest.into_iter().flat_map(|of| &of.vendor_events) {
+        let since = events.iter().find(|known| known.detail == *event).map_or(now, |known| known.since);
+        all.push(Information { code: Notice::BootVendorEvent, detail: event.clone(), since });
+    }
+    all.truncate(MAX_INFORMATION);
+    all
 }
 
 /// What is told now, since when it is so; and what was told of this boot and is no longer seen.

@@ -20,13 +20,14 @@ pub mod cause;
 mod continuity;
 pub mod freshness;
 pub mod information;
+mod life;
 pub mod policy;
 mod runtime;
 mod standing;
 pub mod state;
 pub mod verdict;
 
-pub use appraise::{Appraisal, Files, Input, appraise};
+pub use appraise::{Appraisal, Files, Held, Input, Reappraisal, appraise, reappraise};
 pub use cause::{Cause, Code};
 pub use freshness::{Accepts, Basis, ChallengeKey, Epochs, Fresh, OpenEpoch, Stale};
 pub use information::{Information, Notice};

@@ -1,6 +1,7 @@
 //! What a verifier asks for. A policy is text (TOML), read strictly; every field has a safe default.
 
 use evidence::result::Claim;
+use globset::{GlobBuilder, GlobMatcher};
 use reference_values::{Required, Role};
 use serde::Deserialize;
 
@@ -25,6 +26,11 @@ pub struct Policy {
     pub unseen_boots: u32,
     /// What secure boot that is off, though the release asks for it, leads to.
     pub secure_boot: SecureBoot,
+    /// How long a device may run files of two releases that follow each other, where the later one does not say, seconds.
+    pub update_window: u64,
+    /// What files that exclusions let through lead to.
+    pub excluded: Excluded,
+    exclusions: Vec<Exclusion>,
     tolerated: Vec<Tolerance>,
     required: Required,
 }
@@ -48,6 +54,56 @@ pub enum SecureBoot {
     /// It is worth a warning.
     Warning,
 }
+
+/// What files that exclusions let through lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Excluded {
+    /// They are counted and shown (default).
+    Counted,
+    /// They are worth a warning.
+    Warning,
+}
+
+/// Files that need no release, by where they say that they are.
+#[derive(Debug, Clone)]
+struct Exclusion {
+    /// As it was written.
+    written: String,
+    matcher: GlobMatcher,
+    why: String,
+    until: Option<UnixSeconds>,
+}
+
+impl PartialEq for Exclusion {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.written, &self.why, self.until) == (&other.written, &other.why, other.until)
+    }
+}
+
+impl Eq for Exclusion {}
+
+/// The exclusions that hold at an instant.
+#[derive(Debug, Default)]
+pub(crate) struct Exclusions<'a>(Vec<&'a GlobMatcher>);
+
+impl Exclusions<'_> {
+    /// Whether one is about this path. It is the device's word, so it decides about nothing that is known to be bad.
+    pub(crate) fn let_through(&self, path: &str) -> bool {
+        self.0.iter().any(|matcher| matcher.is_match(path))
+    }
+}
+
+/// Where a system's programs live: exclusions that let all of these through let everything through.
+const PROGRAMS: [&str; 7] = [
+    "/bin/sh",
+    "/sbin/init",
+    "/lib/ld-linux.so.2",
+    "/usr/bin/env",
+    "/usr/sbin/sshd",
+    "/usr/lib/x86_64-linux-gnu/libc.so.6",
+    "/usr/lib/systemd/systemd",
+];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Tolerance {
@@ -75,6 +131,14 @@ pub enum PolicyError {
     /// A date that is none.
     #[error("policy: tolerate: `until = {0}` is not a date such as 2027-01-31 or 2027-01-31T00:00:00Z")]
     Date(String),
+    /// An exclusion that says nothing, or too much.
+    #[error("policy: exclude {0:?}: {1}")]
+    Exclusion(String, &'static str),
+    /// Exclusions that would let everything run.
+    #[error(
+        "policy: the exclusions together let everything through, {0} too; then no verdict says anything: name what you mean"
+    )]
+    ExcludesAll(&'static str),
     /// A value out of its range.
     #[error("policy: `{0}` must be between {1} and {2}")]
     Range(&'static str, u64, u64),
@@ -106,6 +170,9 @@ struct Written {
     require: Vec<String>,
     unseen_boots: u32,
     secure_boot: SecureBoot,
+    update_window_seconds: u64,
+    excluded: Excluded,
+    exclude: Vec<WrittenExclusion>,
     tolerate: Vec<WrittenTolerance>,
     required_roles: Vec<String>,
     required: Vec<WrittenRoles>,
@@ -117,6 +184,17 @@ struct Written {
 struct WrittenRoles {
     product: String,
     roles: Vec<String>,
+}
+
+/// One of the three places.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenExclusion {
+    path: Option<String>,
+    directory: Option<String>,
+    glob: Option<String>,
+    why: String,
+    until: Option<toml::value::Datetime>,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +216,9 @@ impl Default for Written {
             require: DEFAULT_REQUIRE.map(|claim| claim.name().to_owned()).to_vec(),
             unseen_boots: 0,
             secure_boot: SecureBoot::Contraindicated,
+            update_window_seconds: 14 * 24 * 3600,
+            excluded: Excluded::Counted,
+            exclude: Vec::new(),
             tolerate: Vec::new(),
             required_roles: Vec::new(),
             required: Vec::new(),
@@ -150,6 +231,10 @@ impl Policy {
     pub const MAX_VALIDITY: u64 = 31 * 24 * 3600;
     /// What evidence may take on its way, beside two epochs, seconds.
     const UNDER_WAY: u64 = 300;
+    /// Longest time for an update, seconds: a year.
+    const MAX_UPDATE_WINDOW: u64 = 366 * 24 * 3600;
+    /// Most exclusions: each is held against every file that no release lists.
+    const MAX_EXCLUSIONS: usize = 1024;
     /// Most unannounced requests to a device per day: one in five minutes.
     pub const MAX_UNANNOUNCED: u32 = 288;
 
@@ -167,6 +252,9 @@ impl Policy {
         }
         if !(12..=15).contains(&written.runtime_pcr) {
             return Err(PolicyError::Range("runtime_pcr", 12, 15));
+        }
+        if written.update_window_seconds > Self::MAX_UPDATE_WINDOW {
+            return Err(PolicyError::Range("update_window_seconds", 0, Self::MAX_UPDATE_WINDOW));
         }
         written.into_policy()
     }
@@ -190,6 +278,12 @@ impl Policy {
         &self.required
     }
 
+    /// The exclusions that hold at `now`.
+    pub(crate) fn exclusions(&self, now: UnixSeconds) -> Exclusions<'_> {
+        let holds = |exclusion: &&Exclusion| exclusion.until.is_none_or(|until| now < until);
+        Exclusions(self.exclusions.iter().filter(holds).map(|exclusion| &exclusion.matcher).collect())
+    }
+
     /// Whether `cause` is tolerated at `now`, and why.
     #[must_use]
     pub fn tolerates(&self, cause: Code, now: UnixSeconds) -> Option<&str> {
@@ -200,9 +294,21 @@ impl Policy {
 impl Default for Policy {
     fn default() -> Self {
         let Written {
-            id, validity_seconds, unannounced_per_day, unlisted, runtime_pcr, unseen_boots, secure_boot, ..
+            id,
+            validity_seconds,
+            unannounced_per_day,
+            unlisted,
+            runtime_pcr,
+            unseen_boots,
+            secure_boot,
+            update_window_seconds,
+            excluded,
+            ..
         } = Written::default();
         Self {
+            update_window: update_window_seconds,
+            excluded,
+            exclusions: vec![],
             unseen_boots,
             secure_boot,
             id,
@@ -224,6 +330,9 @@ impl Written {
             Ok::<_, PolicyError>(required.for_products(&written.product, roles("required", written.roles)?))
         })?;
         Ok(Policy {
+            update_window: self.update_window_seconds,
+            excluded: self.excluded,
+            exclusions: exclusions(self.exclude)?,
             required,
             id: self.id,
             validity: self.validity_seconds,
@@ -246,6 +355,41 @@ fn roles(place: &'static str, names: Vec<String>) -> Result<Vec<Role>, PolicyErr
 fn claim(name: String) -> Result<Claim, PolicyError> {
     let known = Claim::ALL.into_iter().find(|claim| claim.name() == name);
     known.ok_or(PolicyError::UnknownName { place: "require", kind: "claim", name })
+}
+
+fn exclusions(written: Vec<WrittenExclusion>) -> Result<Vec<Exclusion>, PolicyError> {
+    if written.len() > Policy::MAX_EXCLUSIONS {
+        return Err(PolicyError::Range("exclude", 0, Policy::MAX_EXCLUSIONS as u64));
+    }
+    let all = written.into_iter().map(exclusion).collect::<Result<Vec<_>, _>>()?;
+    let let_through = |path: &&&str| all.iter().any(|exclusion| exclusion.matcher.is_match(path));
+    match PROGRAMS.iter().filter(let_through).count() {
+        all if all == PROGRAMS.len() => Err(PolicyError::ExcludesAll("/usr/bin/env")),
+        _ => Ok(all),
+    }
+}
+
+fn exclusion(written: WrittenExclusion) -> Result<Exclusion, PolicyError> {
+    let WrittenExclusion { path, directory, glob, why, until } = written;
+    let wrong = |text: &str, why| PolicyError::Exclusion(text.to_owned(), why);
+    let (written, pattern) = match (path, directory, glob) {
+        (Some(path), None, None) => (path.clone(), globset::escape(&path)),
+        (None, Some(directory), None) => {
+            let inside = format!("{}/**", globset::escape(directory.trim_end_matches('/')));
+            (directory, inside)
+        }
+        (None, None, Some(glob)) => (glob.clone(), glob),
+        _ => return Err(wrong("", "one of `path`, `directory` and `glob` is expected")),
+    };
+    if !written.starts_with('/') {
+        return Err(wrong(&written, "a path begins with `/`"));
+    }
+    if why.trim().is_empty() {
+        return Err(wrong(&written, "`why` says nothing"));
+    }
+    let glob = GlobBuilder::new(&pattern).literal_separator(true).build();
+    let matcher = glob.map_err(|_| wrong(&written, "it is no pattern: see docs/policy.md"))?.compile_matcher();
+    Ok(Exclusion { written, matcher, why, until: until.as_ref().map(instant).transpose()? })
 }
 
 fn tolerance(written: WrittenTolerance) -> Result<Tolerance, PolicyError> {
@@ -287,6 +431,54 @@ mod tests {
         assert!(error.contains("maker") && error.contains("role"), "{error}");
     }
 
+    fn excluding(lines: &str) -> Result<Policy, PolicyError> {
+        let entries = lines.lines().map(|line| format!("[[exclude]]\n{line}\nwhy = \"a reason\"\n"));
+        Policy::from_toml(&entries.collect::<String>())
+    }
+
+    #[test]
+    fn exclusions_are_exact_or_of_a_directory_or_by_pattern() {
+        let policy =
+            excluding("path = \"/opt/[a]\"\ndirectory = \"/var/lib/x/\"\nglob = \"/home/*/bin/*.py\"").unwrap();
+        let let_through = policy.exclusions(0);
+        for path in ["/opt/[a]", "/var/lib/x/a", "/var/lib/x/a/b", "/home/u/bin/a.py"] {
+            assert!(let_through.let_through(path), "{path}");
+        }
+        for path in [
+            "/opt/a",
+            "/opt/[a]/b",
+            "/var/lib/x",
+            "/var/lib/xy",
+            "/home/u/v/bin/a.py",
+            "/home/u/bin/a/b.py",
+            "/x/opt/[a]",
+        ] {
+            assert!(!let_through.let_through(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_exclusion_ends_at_its_date() {
+        let text = "[[exclude]]\npath = \"/a\"\nwhy = \"b\"\nuntil = 2027-01-01\n";
+        let policy = Policy::from_toml(text).unwrap();
+        assert!(policy.exclusions(1_798_761_599).let_through("/a"));
+        assert!(!policy.exclusions(1_798_761_600).let_through("/a"));
+    }
+
+    #[test]
+    fn exclusions_that_let_everything_through_are_refused() {
+        for all in [
+            "directory = \"/\"",
+            "glob = \"/**\"",
+            "glob = \"/**/*\"",
+            "glob = \"/*\"\nglob = \"/*/*\"\nglob = \"/*/*/**\"",
+            "glob = \"/{bin,sbin,lib,usr}/**\"",
+        ] {
+            assert!(matches!(excluding(all), Err(PolicyError::ExcludesAll(_))), "{all}");
+        }
+        assert!(excluding("directory = \"/home\"\ndirectory = \"/opt\"\ndirectory = \"/tmp\"").is_ok());
+    }
+
     #[test]
     fn a_tolerance_ends_at_its_date() {
         let policy =
@@ -324,6 +516,13 @@ mod tests {
             "unseen_boots = -1",
             "secure_boot = \"off\"",
             "unannounced_per_day = 289",
+            "excluded = \"no\"",
+            "update_window_seconds = 99999999999",
+            "[[exclude]]\nwhy = \"a\"",
+            "[[exclude]]\npath = \"/a\"\ndirectory = \"/b\"\nwhy = \"a\"",
+            "[[exclude]]\npath = \"a\"\nwhy = \"a\"",
+            "[[exclude]]\npath = \"/a\"\nwhy = \" \"",
+            "[[exclude]]\nglob = \"/a[\"\nwhy = \"a\"",
             "[[tolerate]]\ncause = \"x.y\"\nwhy = \"\"\nuntil = 2027-01-01",
             "[[tolerate]]\ncause = \"overdue\"\nwhy = \"\"\nuntil = 07:32:00",
         ] {

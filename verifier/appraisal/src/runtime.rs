@@ -7,12 +7,13 @@ use evidence::{
     pcr::{HashAlgorithm, PcrValues, extend_sha256},
     runtime_log::{self, Kind},
 };
-use reference_values::{ProductRef, ReferenceIndex};
+use reference_values::{KnownBad, ProductRef, ReferenceIndex};
 
 use crate::{
     UnixSeconds, boot,
     cause::Code,
     continuity::{Anchor, AnotherBoot},
+    policy::Exclusions,
     state::{Approval, Beginnings, BootState, Finding, MeasuredFile, Track},
 };
 
@@ -333,13 +334,32 @@ fn is_buffer(fields: &ima::Fields<'_>) -> bool {
     hash.is_some_and(|hash| hash.as_ref() == digest.bytes)
 }
 
-/// Holds files against the releases of a product, and narrows down which release this is. `anew`: they were not there
-/// before.
+/// What files are held against.
+pub(crate) struct References<'a> {
+    pub(crate) index: &'a ReferenceIndex,
+    /// The device's product, where releases of it are known.
+    pub(crate) product: Option<ProductRef<'a>>,
+    /// Its name, known or not.
+    pub(crate) name: Option<&'a str>,
+}
+
+/// How files come to be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// All that are held of this boot, once more.
+    Held,
+    /// Told once more, and judged before.
+    Again,
+    /// They were not there before.
+    Anew,
+}
+
+/// Holds files against what is known to be bad and against the releases of a product, and narrows down which release this is.
 pub(crate) fn judge_files(
-    references: &ReferenceIndex,
-    product: ProductRef<'_>,
+    references: &References<'_>,
     files: &[MeasuredFile],
-    anew: bool,
+    seen: Seen,
+    exclusions: &Exclusions<'_>,
     boot: &mut BootState,
     finder: &Finder,
 ) {
@@ -347,18 +367,38 @@ pub(crate) fn judge_files(
         let programs = files.iter().filter(|file| file.kind == Kind::Executable.name());
         programs.for_each(|program| sight.runs(&program.digest));
     }
+    // Where the kernel lists what it measures, that alone may be excluded: what a second source saw stays in view.
+    let by_kernel = boot.pcrs().is_some_and(|pcrs| ima_value(&pcrs) != [0; 32]);
+    let anew = seen == Seen::Anew;
     for file in files {
-        note_policy(product, file, boot, finder.now);
-        let listing = listing(references, product, &file.digest, finder.now);
-        if listing.is_empty() {
-            finder.find(boot, unlisted_code(file), detail(file), anew);
+        if let Some(bad) = references.index.known_bad(references.name, &file.digest, finder.now) {
+            finder.find(boot, Code::RuntimeKnownBad, known_bad(file, bad), anew);
             continue;
         }
-        narrow(&mut boot.releases, &listing);
+        let Some(product) = references.product else { continue };
+        note_policy(product, file, boot, finder.now);
+        let listing = listing(references.index, product, &file.digest, finder.now);
+        if listing.is_empty() {
+            if may_exclude(file, by_kernel) && exclusions.let_through(&file.path) {
+                if seen != Seen::Again {
+                    boot.let_through(&file.path);
+                }
+            } else {
+                finder.find(boot, unlisted_code(file), detail(file), anew);
+            }
+            continue;
+        }
+        narrow(boot, &listing);
         if let Some(sight) = boot.ima_sight.as_mut().filter(|_| file.kind == IMA) {
             sight.lists(&file.digest);
         }
     }
+}
+
+/// Whether an exclusion may be about a file: not about code in memory, and not about what another source saw as well.
+fn may_exclude(file: &MeasuredFile, by_kernel: bool) -> bool {
+    let kinds: &[&str] = if by_kernel { &[IMA] } else { &[Kind::Executable.name(), Kind::MappedFile.name()] };
+    kinds.contains(&file.kind.as_str())
 }
 
 /// Kind of a file that IMA's list names.
@@ -380,16 +420,33 @@ fn listing(references: &ReferenceIndex, product: ProductRef<'_>, digest: &[u8; 3
     listing.filter(|release| boot::is_valid(release, now)).map(|release| release.name().to_owned()).collect()
 }
 
-/// Whether a finding is about a file that a release lists by now.
-pub(crate) fn is_listed(
+/// Findings that signed reference values make, and take away.
+pub(crate) const BY_REFERENCE: [Code; 3] =
+    [Code::RuntimeUnknownExecutable, Code::RuntimeFromMemory, Code::RuntimeKnownBad];
+
+/// Whether a finding of an earlier boot is over by the present reference values: a release lists the file by now, or nobody
+/// knows any more that it is bad.
+pub(crate) fn is_over(
     references: &ReferenceIndex,
-    product: ProductRef<'_>,
+    product: Option<ProductRef<'_>>,
     finding: &Finding,
     now: UnixSeconds,
 ) -> bool {
-    let by_reference = [Code::RuntimeUnknownExecutable, Code::RuntimeFromMemory].contains(&finding.code);
-    let digest = digest_in(&finding.detail).filter(|_| by_reference);
-    digest.is_some_and(|digest| !listing(references, product, &digest, now).is_empty())
+    let Some(digest) = digest_in(&finding.detail).filter(|_| BY_REFERENCE.contains(&finding.code)) else {
+        return false;
+    };
+    if references.known_bad(product.map(|product| product.name()), &digest, now).is_some() {
+        return false;
+    }
+    let listed = product.is_some_and(|product| !listing(references, product, &digest, now).is_empty());
+    listed || finding.code == Code::RuntimeKnownBad
+}
+
+/// Where the logs that are held stand: the runtime log, and IMA's list.
+pub(crate) fn reached(boot: &BootState, pcrs: &PcrValues, runtime_pcr: u8) -> (Reach, Reach) {
+    let target = pcrs.get(usize::from(runtime_pcr)).copied().unwrap_or_default();
+    let runtime = reach(&boot.runtime, &target, &boot.runtime_start());
+    (runtime, reach(&boot.ima, &ima_value(pcrs), &boot.ima_start()))
 }
 
 /// The digest at the very end of a [`detail`]. What stands before it is a name of the device's choice, and says nothing.
@@ -405,24 +462,38 @@ fn unlisted_code(file: &MeasuredFile) -> Code {
 
 /// `path sha256:hex`, as every output shows it.
 pub(crate) fn detail(file: &MeasuredFile) -> String {
+    with_digest(&file.path, &file.digest)
+}
+
+/// Why a file is known to be bad, its digest at the end.
+fn known_bad(file: &MeasuredFile, bad: &KnownBad) -> String {
+    with_digest(&format!("{} ({}: {})", file.path, bad.advisory, bad.why), &file.digest)
+}
+
+fn with_digest(what: &str, digest: &[u8; 32]) -> String {
     use std::fmt::Write as _;
-    let mut out = format!("{} sha256:", file.path);
-    for byte in file.digest {
+    let mut out = format!("{what} sha256:");
+    for byte in digest {
         let _ = write!(out, "{byte:02x}");
     }
     out
 }
 
-/// Keeps the releases that list this file too; a file of another release leaves the set as it is (a mixture).
-fn narrow(releases: &mut Option<Vec<String>>, listing: &[String]) {
-    match releases {
-        None => *releases = Some(listing.to_vec()),
-        Some(known) => {
-            let both: Vec<String> = known.iter().filter(|name| listing.contains(name)).cloned().collect();
-            if !both.is_empty() {
-                *known = both;
-            }
-        }
+/// Keeps the releases that list this file too. A file of another release leaves the set as it is, and narrows down which
+/// other release it is a mixture with.
+fn narrow(boot: &mut BootState, listing: &[String]) {
+    let both =
+        |known: &[String]| -> Vec<String> { known.iter().filter(|name| listing.contains(name)).cloned().collect() };
+    match &mut boot.releases {
+        None => boot.releases = Some(listing.to_vec()),
+        Some(known) => match both(known) {
+            both if !both.is_empty() => *known = both,
+            _ => match &mut boot.others {
+                None => boot.others = Some(listing.to_vec()),
+                // Nothing is left of it: files of a third release.
+                Some(others) => *others = both(others),
+            },
+        },
     }
 }
 

@@ -26,6 +26,8 @@ pub const MAX_FINDINGS: usize = 64;
 pub const MAX_COMPROMISED: usize = 16;
 /// Releases whose rules a boot was held against that are kept: those that it is of, and the nearest.
 pub const MAX_JUDGED: usize = 16;
+/// Paths of excluded files that are kept.
+pub const MAX_EXCLUDED_PATHS: usize = 16;
 /// Ways in which a boot breaks a release's rules that are kept.
 pub const MAX_VIOLATIONS: usize = 8;
 
@@ -120,9 +122,47 @@ pub struct BootState {
     /// The IMA policy of a release that the list shows last.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
     pub(crate) ima_policy: Option<[u8; 32]>,
+    /// Releases that list the files which [`Self::releases`] do not: what this boot is a mixture with. Empty where they are of
+    /// several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) others: Option<Vec<String>>,
+    /// What exclusions let through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excluded: Option<LetThrough>,
     /// Whether IMA shows programs; `None` in states from before this was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ima_sight: Option<ImaSight>,
+}
+
+/// Files that no release lists, and that the policy excludes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetThrough {
+    /// How many times one was reported in this boot.
+    pub count: u64,
+    /// The first paths, bounded.
+    pub paths: Vec<String>,
+}
+
+/// An update that a device is, or was, in the middle of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// The earlier release.
+    pub from: String,
+    /// The later one.
+    pub to: String,
+    /// When files of both were first seen beside each other.
+    pub since: UnixSeconds,
+    /// When they were last.
+    pub seen: UnixSeconds,
+}
+
+/// The highest release that a device was seen to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Highest {
+    /// Its sequence.
+    pub sequence: u64,
+    /// When it was first seen.
+    pub at: UnixSeconds,
 }
 
 /// Whether IMA's list shows what runs. A kernel with IMA and without a policy has a list too, of boot_aggregate alone.
@@ -284,7 +324,18 @@ impl BootState {
             log_wanted: false,
             kexec: None,
             ima_policy: None,
+            others: None,
+            excluded: None,
             ima_sight: Some(ImaSight::NONE),
+        }
+    }
+
+    /// Counts a file that an exclusion lets through.
+    pub(crate) fn let_through(&mut self, path: &str) {
+        let excluded = self.excluded.get_or_insert_default();
+        excluded.count = excluded.count.saturating_add(1);
+        if excluded.paths.len() < MAX_EXCLUDED_PATHS && !excluded.paths.iter().any(|known| known == path) {
+            excluded.paths.push(path.to_owned());
         }
     }
 
@@ -462,6 +513,12 @@ pub struct DeviceState {
     /// What is worth knowing, and does not lower the verdict; bounded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub information: Vec<Information>,
+    /// The last update that it was in the middle of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<Update>,
+    /// The highest release that it ran, since it was approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest: Option<Highest>,
 }
 
 /// What is covered by accepted quotes without a gap.
@@ -482,7 +539,7 @@ impl DeviceState {
     /// others than before.
     #[must_use]
     pub fn asks_for_files(&self, references: &ReferenceIndex, standing: &Standing) -> bool {
-        self.references != *references.id() || self.product != standing.product
+        self.product != standing.product || self.references != references.standing_id(standing.product.as_deref())
     }
 
     /// Whether the boot log held of this boot has to be loaded, to be held against rules that are others than before.
@@ -582,6 +639,8 @@ mod tests {
             cleared: Some(8),
             compromised: vec![finding(Code::RuntimeTextChanged, 9)],
             information: vec![Information { code: Notice::BootResumed, detail: "once".into(), since: 10 }],
+            update: Some(Update { from: "1".into(), to: "2".into(), since: 11, seen: 12 }),
+            highest: Some(Highest { sequence: 2, at: 13 }),
         }
     }
 
@@ -610,6 +669,8 @@ mod tests {
         state.boot.log_wanted = true;
         state.boot.kexec = Some(Beginnings { ima: [3; 32], runtime: Some([4; 32]) });
         state.boot.ima_policy = Some([5; 32]);
+        state.boot.others = Some(vec!["2".into()]);
+        state.boot.let_through("/opt/a");
         state.boot.ima_sight.as_mut().unwrap().runs(&[6; 32]);
         state.boot.set_explained(Anchor { runtime: Track::from_start([1; 32]), ima: state.boot.ima }, false);
         let bytes = serde_cbor::to_vec(&state).unwrap();
@@ -619,7 +680,7 @@ mod tests {
     #[test]
     fn a_state_from_before_the_newer_fields_can_be_read() {
         let mut map: BTreeMap<String, Value> = serde_cbor::from_slice(&serde_cbor::to_vec(&state()).unwrap()).unwrap();
-        for newer in ["since", "not_older_than", "cleared", "compromised", "information"] {
+        for newer in ["since", "not_older_than", "cleared", "compromised", "information", "update", "highest"] {
             assert!(map.remove(newer).is_some(), "{newer}");
         }
         let read: DeviceState = serde_cbor::from_slice(&serde_cbor::to_vec(&map).unwrap()).unwrap();
@@ -630,6 +691,8 @@ mod tests {
             cleared: None,
             compromised: none.0,
             information: none.1,
+            update: None,
+            highest: None,
             ..state()
         };
         assert_eq!(read, expected);
@@ -659,7 +722,7 @@ mod tests {
     fn a_boot_from_before_rules_can_be_read_and_takes_no_room_for_them() {
         let bytes = serde_cbor::to_vec(&state().boot).unwrap();
         let map: BTreeMap<String, Value> = serde_cbor::from_slice(&bytes).unwrap();
-        let newer = ["judged", "log_wanted", "kexec", "ima_policy"];
+        let newer = ["judged", "log_wanted", "kexec", "ima_policy", "others", "excluded"];
         assert!(newer.iter().all(|newer| !map.contains_key(*newer)), "{map:?}");
         let old = BTreeMap::from([
             ("digest", Value::Bytes(vec![1; 32])),

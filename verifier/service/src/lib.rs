@@ -22,6 +22,7 @@ pub mod limits;
 pub mod metrics;
 pub mod mqtt;
 pub mod rate;
+pub mod reappraisal;
 pub mod recheck;
 pub mod references;
 pub mod serve;

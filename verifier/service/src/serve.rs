@@ -38,6 +38,7 @@ use crate::{
     limits::{MAX_PUBLISHING, MAX_QUEUED_CHECKS},
     metrics::Metrics,
     mqtt::{Link, LinkError},
+    reappraisal,
     recheck,
     references::{Desk, Rules, RulesError},
     store::{Store, StoreError},
@@ -203,6 +204,7 @@ impl Service {
             clock: now,
         };
         let mut tasks = JoinSet::new();
+        tasks.spawn(reappraisal::run(Arc::clone(&verifier)));
         tasks.spawn(ingest::run(verifier, inbox, publisher, ordered));
         tasks.spawn(broker_access::keep(access, shut_out, store.clone(), now, access_changed, read_again));
         tasks.spawn(recheck::run(store.clone(), desk.subscribe(), orders, now));

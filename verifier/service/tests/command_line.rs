@@ -96,6 +96,8 @@ fn evidence(device: DeviceId, clock: u64, after: Option<u64>, verdict: Verdict) 
         cleared: None,
         compromised: Vec::new(),
         information: Vec::new(),
+        update: None,
+        highest: None,
     };
     let file = MeasuredFile { digest: DIGEST, path: "/tmp/x".into(), kind: "executable".into() };
     let appraisal = Appraisal {

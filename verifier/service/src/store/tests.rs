@@ -88,6 +88,8 @@ pub(crate) fn accepted(number: u64, clock: u64, after: Option<u64>) -> Accepted 
         cleared: None,
         compromised: Vec::new(),
         information: Vec::new(),
+        update: None,
+        highest: None,
     };
     let appraisal = Appraisal {
         state,
