@@ -141,7 +141,11 @@ pub(crate) struct Ground<'a> {
     firmware_version: u64,
 }
 
-impl Ground<'_> {
+impl<'a> Ground<'a> {
+    fn files_against(&self, product: Option<ProductRef<'a>>) -> runtime::References<'a> {
+        runtime::References { index: self.references, product, name: self.standing.product.as_deref() }
+    }
+
     pub(crate) const fn approval(&self) -> Approval {
         Approval(self.standing.approved_at)
     }
@@ -352,7 +356,7 @@ struct Past {
 }
 
 impl Past {
-    fn of(ground: &Ground<'_>, product: Option<ProductRef<'_>>, new_boot: bool, clears: bool) -> Self {
+    fn of<'a>(ground: &Ground<'a>, product: Option<ProductRef<'a>>, new_boot: bool, clears: bool) -> Self {
         let state = ground.state;
         let approval = ground.approval();
         let cleared =
@@ -370,8 +374,9 @@ impl Past {
             let finding = Finding { code: cause.code, detail: cause.detail.clone(), since: cause.first_seen };
             keep_compromise(&mut compromised, &finding);
         }
+        let references = ground.files_against(product);
         compromised.retain(|finding| {
-            let over = runtime::is_over(ground.references, product, finding, ground.now);
+            let over = runtime::is_over(&references, finding, ground.now);
             !over && !approval.ended(finding)
         });
         // Nonces count by the second, and one that was given out within this one may be in a quote from before the clear.
@@ -476,9 +481,9 @@ fn measure(
 }
 
 /// Holds files against reference values: the new ones, or all where the reference values are others than before.
-fn reconsider(
-    ground: &Ground<'_>,
-    product: Option<ProductRef<'_>>,
+fn reconsider<'a>(
+    ground: &Ground<'a>,
+    product: Option<ProductRef<'a>>,
     boot: &mut BootState,
     held: Files<'_>,
     new: &runtime::Files,

@@ -106,8 +106,8 @@ fn adjacent<'a>(product: ProductRef<'a>, mixture: &Mixture<'_>) -> Option<(&'a R
         names.iter().filter_map(|name| find(product, name)).collect()
     };
     let (one, other) = (of(mixture.0), of(mixture.1));
-    let pairs = one.iter().flat_map(|a| other.iter().map(move |b| (*a, *b)));
-    let ((a, first), (b, second)) = pairs.filter(|((a, _), (b, _))| product.adjacent(*a, *b)).next_back()?;
+    let mut pairs = one.iter().flat_map(|a| other.iter().map(move |b| (*a, *b)));
+    let ((a, first), (b, second)) = pairs.rfind(|((a, _), (b, _))| product.adjacent(*a, *b))?;
     Some(if a < b { (first, second) } else { (second, first) })
 }
 

@@ -426,19 +426,15 @@ pub(crate) const BY_REFERENCE: [Code; 3] =
 
 /// Whether a finding of an earlier boot is over by the present reference values: a release lists the file by now, or nobody
 /// knows any more that it is bad.
-pub(crate) fn is_over(
-    references: &ReferenceIndex,
-    product: Option<ProductRef<'_>>,
-    finding: &Finding,
-    now: UnixSeconds,
-) -> bool {
+pub(crate) fn is_over(references: &References<'_>, finding: &Finding, now: UnixSeconds) -> bool {
+    let References { index, product, name } = references;
     let Some(digest) = digest_in(&finding.detail).filter(|_| BY_REFERENCE.contains(&finding.code)) else {
         return false;
     };
-    if references.known_bad(product.map(|product| product.name()), &digest, now).is_some() {
+    if index.known_bad(*name, &digest, now).is_some() {
         return false;
     }
-    let listed = product.is_some_and(|product| !listing(references, product, &digest, now).is_empty());
+    let listed = product.is_some_and(|product| !listing(index, product, &digest, now).is_empty());
     listed || finding.code == Code::RuntimeKnownBad
 }
 
