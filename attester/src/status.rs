@@ -501,6 +501,7 @@ mod tests {
             }],
             tolerated: Vec::new(),
             release: None,
+            vouched: vec![],
         }
     }
 

@@ -38,6 +38,8 @@ const CAUSES: i64 = -70_013;
 const TOLERATED: i64 = -70_014;
 /// Extension of the submodule: product and release.
 const RELEASE: i64 = -70_015;
+/// Extension of the submodule: who vouches for the release.
+const VOUCHED: i64 = -70_016;
 
 /// AR4SI trustworthiness tier (draft-ietf-rats-ar4si §2.3), with the number that EAR gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -244,6 +246,8 @@ pub struct AttestationResult {
     pub tolerated: Vec<String>,
     /// Product and release, where both are known.
     pub release: Option<(String, String)>,
+    /// Who vouches for the release: role and name of each signer, by the verifier's own word.
+    pub vouched: Vec<(String, String)>,
 }
 
 impl Serialize for AttestationResult {
@@ -307,7 +311,9 @@ struct Submodule<'a>(&'a AttestationResult);
 impl Serialize for Submodule<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let result = self.0;
-        let mut map = serializer.serialize_map(Some(if result.release.is_some() { 6 } else { 5 }))?;
+        let optional = [result.release.is_some(), !result.vouched.is_empty()];
+        let length = optional.into_iter().filter(|is| *is).count().saturating_add(5);
+        let mut map = serializer.serialize_map(Some(length))?;
         map.serialize_entry(&EAR_STATUS, &(result.status as u8))?;
         map.serialize_entry(&EAR_VECTOR, &result.vector)?;
         map.serialize_entry(&EAR_POLICY_IDS, &[&result.policy])?;
@@ -315,6 +321,9 @@ impl Serialize for Submodule<'_> {
         map.serialize_entry(&TOLERATED, &result.tolerated)?;
         if let Some(release) = &result.release {
             map.serialize_entry(&RELEASE, release)?;
+        }
+        if !result.vouched.is_empty() {
+            map.serialize_entry(&VOUCHED, &result.vouched)?;
         }
         map.end()
     }
@@ -351,6 +360,7 @@ impl<'de> Visitor<'de> for ResultVisitor {
             causes: Vec::new(),
             tolerated: Vec::new(),
             release: None,
+            vouched: Vec::new(),
         };
         let mut seen = 0_u8;
         while let Some(key) = map.next_key::<i64>()? {
@@ -409,11 +419,13 @@ struct SubmoduleRead {
     causes: Vec<ResultCause>,
     tolerated: Vec<String>,
     release: Option<(String, String)>,
+    vouched: Vec<(String, String)>,
 }
 
 impl SubmoduleRead {
     fn fill(self, result: &mut AttestationResult) {
-        let Self { status, vector, policy, causes, tolerated, release } = self;
+        let Self { status, vector, policy, causes, tolerated, release, vouched } = self;
+        result.vouched = vouched;
         (result.status, result.vector, result.policy) = (status, vector, policy);
         (result.causes, result.tolerated, result.release) = (causes, tolerated, release);
     }
@@ -440,6 +452,7 @@ impl<'de> Deserialize<'de> for SubmoduleRead {
                         CAUSES => read.causes = map.next_value()?,
                         TOLERATED => read.tolerated = map.next_value()?,
                         RELEASE => read.release = Some(map.next_value()?),
+                        VOUCHED => read.vouched = map.next_value()?,
                         _ => {
                             let _ = map.next_value::<IgnoredAny>()?;
                         }

@@ -213,6 +213,7 @@ fn result(device: DeviceId, to: &Answered, status: Tier) -> AttestationResult {
         causes: Vec::new(),
         tolerated: Vec::new(),
         release: None,
+        vouched: vec![],
     }
 }
 

@@ -144,5 +144,6 @@ fn result(device: DeviceId, nonce: Nonce) -> AttestationResult {
         causes: vec![ResultCause { code: "boot.unprotected".into(), detail: "no boot log".into() }],
         tolerated: vec!["hardware.software-tpm".into()],
         release: Some(("acme/router".into(), "1.0".into())),
+        vouched: vec![("manufacturer".into(), "ACME".into())],
     }
 }

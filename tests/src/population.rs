@@ -237,6 +237,7 @@ impl Population {
             causes: state.causes.iter().map(cause).collect(),
             tolerated: state.tolerated.iter().map(|code| code.row().code.to_owned()).collect(),
             release: state.product.clone().zip(state.release.clone()),
+            vouched: vec![],
         };
         let result = key.seal(Purpose::Result, &result)?;
         Ok(Kind { product: Self::product(product), appraisal, result })

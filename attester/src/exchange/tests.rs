@@ -80,6 +80,7 @@ fn result() -> AttestationResult {
         causes: Vec::new(),
         tolerated: Vec::new(),
         release: None,
+        vouched: vec![],
     }
 }
 

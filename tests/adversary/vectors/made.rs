@@ -417,6 +417,7 @@ fn affirmed() -> AttestationResult {
         causes: Vec::new(),
         tolerated: Vec::new(),
         release: None,
+        vouched: vec![],
     }
 }
 

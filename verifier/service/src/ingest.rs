@@ -507,7 +507,7 @@ impl Verifier {
             now,
             steady_since: self.guard.steady_since(),
         });
-        let result = self.result(&appraisal, registration, fresh, &rules.policy.id);
+        let result = self.result(&appraisal, registration, fresh, &rules);
         let Some(answer) = self.to_device(&device, DownKind::Result, Purpose::Result, &result) else {
             // Without a result there is nothing to keep: the device tries again.
             return Ok(Step::Answer(None));
@@ -555,7 +555,7 @@ impl Verifier {
         appraisal: &Appraisal,
         registration: &Registration,
         fresh: &Fresh,
-        policy: &str,
+        rules: &Rules,
     ) -> AttestationResult {
         let state = &appraisal.state;
         AttestationResult {
@@ -569,10 +569,11 @@ impl Verifier {
             acknowledged: appraisal.acknowledged,
             status: state.verdict.tier(),
             vector: told_vector(state),
-            policy: policy.to_owned(),
+            policy: rules.policy.id.clone(),
             causes: told_causes(state),
             tolerated: told_tolerated(state),
             release: registration.product.clone().zip(state.release.clone()),
+            vouched: rules.vouched(state),
         }
     }
 
@@ -656,8 +657,7 @@ pub(crate) fn told_vector(state: &DeviceState) -> TrustVector {
 
 /// Causes as results have them.
 pub(crate) fn told_causes(state: &DeviceState) -> Vec<ResultCause> {
-    let told =
-        |cause: &Cause| ResultCause { code: cause.code.row().code.to_owned(), detail: shortened(&cause.detail) };
+    let told = |cause: &Cause| ResultCause { code: cause.code.row().code.to_owned(), detail: shortened(&cause.detail) };
     state.causes.iter().take(MAX_RESULT_CAUSES).map(told).collect()
 }
 
@@ -715,11 +715,7 @@ impl Verifier {
         }
         let store = Store::open(&dir.join("store.sqlite")).unwrap();
         let keys = Keyring::open(&store, &root, clock()).unwrap();
-        let rules = Rules {
-            references: Arc::default(),
-            policy: appraisal::Policy::default(),
-            roots: Arc::default(),
-        };
+        let rules = Rules { references: Arc::default(), policy: appraisal::Policy::default(), roots: Arc::default() };
         let calendar = Calendar::open(&store, keys.root()).unwrap();
         Self {
             name: Name::new("v1").unwrap(),

@@ -379,6 +379,7 @@ fn attestation_result(result: &AttestationResult) -> Value {
         "policy": result.policy,
         "product": result.release.as_ref().map(|(product, _)| product),
         "release": result.release.as_ref().map(|(_, release)| release),
+        "vouched": result.vouched.iter().map(|(role, signer)| json!({ "role": role, "signer": signer })).collect::<Vec<_>>(),
         "verifier": result.developer,
         "build": result.build,
         "problems": [],

@@ -251,7 +251,7 @@ async fn rows(
             let page = std::mem::take(&mut ready);
             let (reader, held, policy) = (Arc::clone(verifier), Arc::clone(&outcomes), Arc::clone(rules));
             let (next, done) = tokio::join!(
-                verifier.store.off_thread(move |store| prepare(store, &reader, &held, &policy.policy.id, from, at)),
+                verifier.store.off_thread(move |store| prepare(store, &reader, &held, &policy, from, at)),
                 verifier.store.off_thread(move |store| store.follow(page)),
             );
             written += done?;
@@ -304,20 +304,20 @@ fn prepare(
     store: &Store,
     verifier: &Verifier,
     outcomes: &Outcomes,
-    policy: &str,
+    rules: &Rules,
     after: i64,
     at: UnixSeconds,
 ) -> Result<Prepared, StoreError> {
     let (behind, next) = store.behind(outcomes, after, MAX_REJUDGED)?;
     let follow = behind.into_iter().map(|behind| {
-        let result = if behind.tells_news() { sign(verifier, &behind, policy) } else { None };
+        let result = if behind.tells_news() { sign(verifier, &behind, rules) } else { None };
         behind.follow(store, result, at)
     });
     Ok((follow.collect::<Result<_, _>>()?, next))
 }
 
 /// The result of a device's last evidence, as it stands by the present rules.
-fn sign(verifier: &Verifier, behind: &Behind, policy: &str) -> Option<Vec<u8>> {
+fn sign(verifier: &Verifier, behind: &Behind, rules: &Rules) -> Option<Vec<u8>> {
     let read = |bytes| {
         let sign1 = Sign1::decode("result", bytes).ok()?;
         cbor::decode::<AttestationResult>("result", sign1.payload).ok()
@@ -326,18 +326,19 @@ fn sign(verifier: &Verifier, behind: &Behind, policy: &str) -> Option<Vec<u8>> {
         tracing::warn!(device = %behind.device, "its last result cannot be read, and is not signed anew");
         return None;
     };
-    let result = renewed(before, &behind.state, policy);
+    let result = renewed(before, &behind.state, rules);
     verifier.keys.current().seal(Purpose::Result, &result).map_err(|error| tracing::error!("{error}")).ok()
 }
 
-fn renewed(before: AttestationResult, state: &DeviceState, policy: &str) -> AttestationResult {
+fn renewed(before: AttestationResult, state: &DeviceState, rules: &Rules) -> AttestationResult {
     AttestationResult {
         status: state.verdict.tier(),
         vector: told_vector(state),
-        policy: policy.to_owned(),
+        policy: rules.policy.id.clone(),
         causes: told_causes(state),
         tolerated: told_tolerated(state),
         release: state.product.clone().zip(state.release.clone()),
+        vouched: rules.vouched(state),
         ..before
     }
 }

@@ -38,8 +38,7 @@ use crate::{
     limits::{MAX_PUBLISHING, MAX_QUEUED_CHECKS},
     metrics::Metrics,
     mqtt::{Link, LinkError},
-    reappraisal,
-    recheck,
+    reappraisal, recheck,
     references::{Desk, Rules, RulesError},
     store::{Store, StoreError},
 };

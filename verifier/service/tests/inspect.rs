@@ -168,6 +168,7 @@ fn result() -> Vec<u8> {
         causes: vec![ResultCause { code: "ima.violation".into(), detail: "2 entries".into() }],
         tolerated: vec![],
         release: Some(("acme/router".into(), "1.0".into())),
+        vouched: vec![("manufacturer".into(), "ACME".into())],
     };
     seal(Purpose::Result, &VerifierKeyId([1; 32]), &content, |_| Ok::<_, ()>([7; 64])).unwrap()
 }

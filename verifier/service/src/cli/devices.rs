@@ -337,6 +337,16 @@ fn facts(device: &DeviceJson) -> Vec<Row> {
         }),
     );
     facts.extend(summary.tolerated.iter().map(|code| vec![cell("tolerated"), cell(code)]));
+    facts.extend(
+        device
+            .vouched
+            .iter()
+            .map(|vouched| vec![cell("vouched for by"), cell(format!("{} ({})", vouched.signer, vouched.role))]),
+    );
+    facts.extend(device.excluded.iter().map(|excluded| {
+        let first = excluded.paths.join(", ");
+        vec![cell("let through by exclusions"), cell(format!("{} files, the first: {first}", excluded.count))]
+    }));
     facts.extend(device.information.iter().map(|information| {
         let InformationJson { code, detail, first_seen } = information;
         vec![cell("information"), cell(format!("{first_seen} {code}: {detail}"))]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SignedKeys;
 use crate::{
-    references::{Fault, InForce, Published, Refused, Status, Title},
+    references::{Fault, InForce, Published, Refused, Status, Title, vouched},
     store::{self, Role},
 };
 
@@ -271,6 +271,10 @@ pub struct DeviceJson {
     pub boot: Option<PresentBootJson>,
     /// What is worth knowing, and lowers no verdict.
     pub information: Vec<InformationJson>,
+    /// Who vouches for the release that it runs.
+    pub vouched: Vec<VouchedJson>,
+    /// Files that no release lists, and that the policy's exclusions let through in this boot; null for none.
+    pub excluded: Option<ExcludedJson>,
 }
 
 impl From<&store::Detail> for IdentityJson {
@@ -305,6 +309,39 @@ impl From<&store::Detail> for IdentityJson {
     }
 }
 
+/// Who vouches for a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VouchedJson {
+    /// The release.
+    pub release: String,
+    /// The signer's role in the supply chain.
+    pub role: String,
+    /// Its name, from the trust folder.
+    pub signer: String,
+}
+
+/// What exclusions let through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExcludedJson {
+    /// How many times.
+    pub count: u64,
+    /// The first paths.
+    pub paths: Vec<String>,
+}
+
+impl DeviceJson {
+    /// With who vouches for its release by the reference values in force.
+    #[must_use]
+    pub fn vouched_by(mut self, references: &ReferenceIndex) -> Self {
+        let (product, release) = (self.summary.product.as_deref(), self.summary.release.clone());
+        let signers = vouched(references, product, release.as_deref());
+        let release = release.unwrap_or_default();
+        let named = |(role, signer)| VouchedJson { release: release.clone(), role, signer };
+        self.vouched = signers.into_iter().map(named).collect();
+        self
+    }
+}
+
 impl From<&store::Detail> for DeviceJson {
     fn from(detail: &store::Detail) -> Self {
         let claim = |(claim, value): (evidence::result::Claim, u8)| {
@@ -334,6 +371,11 @@ impl From<&store::Detail> for DeviceJson {
             attested: detail.attested.as_ref().map(AttestedJson::from),
             boot: detail.boot.as_ref().map(PresentBootJson::from),
             information: detail.information.iter().map(InformationJson::from).collect(),
+            vouched: Vec::new(),
+            excluded: detail
+                .excluded
+                .as_ref()
+                .map(|excluded| ExcludedJson { count: excluded.count, paths: excluded.paths.clone() }),
         }
     }
 }

@@ -175,7 +175,8 @@ async fn detail(app: &App, device: DeviceId) -> Result<Detail, Problem> {
 
 pub(super) async fn device(State(app): State<App>, Path(id): Path<String>) -> Answer<DeviceJson> {
     let device = resolve(&app, id).await?;
-    Ok(Json(DeviceJson::from(&detail(&app, device).await?)))
+    let json = DeviceJson::from(&detail(&app, device).await?);
+    Ok(Json(json.vouched_by(&app.desk.rules().references)))
 }
 
 pub(super) async fn history(State(app): State<App>, Path(id): Path<String>) -> Answer<HistoryJson> {

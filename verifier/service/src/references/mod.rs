@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use appraisal::{Code, Finding, Policy, Standing, UnixSeconds, policy::PolicyError};
+use appraisal::{Code, DeviceState, Finding, Policy, Standing, UnixSeconds, policy::PolicyError};
 use reference_values::{ReferenceIndex, Trust, TrustError, Unusable};
 use thiserror::Error;
 
@@ -121,7 +121,26 @@ impl Ground {
     }
 }
 
+/// Role and name of each who vouches for a release that is in force.
+pub(crate) fn vouched(
+    references: &ReferenceIndex,
+    product: Option<&str>,
+    release: Option<&str>,
+) -> Vec<(String, String)> {
+    let releases = product.and_then(|name| references.product(name)).into_iter().flat_map(|product| product.releases());
+    let found = releases.map(|(_, entry)| entry).find(|entry| Some(entry.name()) == release);
+    let signers = found.into_iter().flat_map(|entry| entry.signers());
+    signers.map(|signer| (signer.role.name().to_owned(), signer.name.clone())).collect()
+}
+
 impl Rules {
+    /// Who vouches for the release that a device runs: role and name of each signer.
+    #[must_use]
+    pub fn vouched(&self, state: &DeviceState) -> Vec<(String, String)> {
+        let (product, release) = (state.product.as_deref(), state.release.as_deref());
+        vouched(&self.references, product, release)
+    }
+
     /// What is known of a device, by its registration and by these lists.
     #[must_use]
     pub fn standing(&self, registration: &Registration) -> Standing {

@@ -45,10 +45,10 @@ pub use keys::StoredKeys;
 pub use labels::{BadLabel, LabelChange, Labelled};
 pub use migrate::{Glance, Versions, glance, migrate};
 pub use operators::{OperatorAction, Role, TokenAdded, TokenEntry};
-pub(crate) use registry::identity_cause;
 pub use postures::{Posture, Representative, Unposed};
 pub use reached::Reached;
 pub use reappraise::{Behind, Follow, HeldAgainst, Outcome, Outcomes};
+pub(crate) use registry::identity_cause;
 pub use secrets::Secret;
 pub use types::{
     Accepted, Committed, Denial, Detail, Endorsement, Filter, FleetCounts, HistoryRow, Known, NewRegistration, Page,

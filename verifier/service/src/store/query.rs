@@ -185,6 +185,7 @@ fn detail(c: &Connection, device: DeviceId, now: UnixSeconds) -> Sql<Option<Deta
         compromised: state.map(|state| compromised(state, approved_at)).unwrap_or_default(),
         boot: state.map(|state| state.boot.summary()),
         information: state.map(|state| state.information.clone()).unwrap_or_default(),
+        excluded: state.and_then(|state| state.boot.excluded.clone()),
         summary,
     }))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use appraisal::{
     Appraisal, Cause, Code, DeviceState, EkClass, Information, MeasuredFile, UnixSeconds, Verdict,
     freshness::Last,
-    state::{Attested, BootSummary, Finding},
+    state::{Attested, BootSummary, Finding, LetThrough},
 };
 use evidence::{
     claims::{DeviceId, Why},
@@ -273,6 +273,8 @@ pub struct Detail {
     pub boot: Option<BootSummary>,
     /// What is worth knowing, and lowers no verdict.
     pub information: Vec<Information>,
+    /// What the policy's exclusions let through in this boot.
+    pub excluded: Option<LetThrough>,
 }
 
 /// What made an entry of a history.

@@ -56,8 +56,7 @@ impl Bench {
     fn in_force(&mut self, releases: &[(SignedDocument, Trust)]) {
         let verified = releases.iter().map(|(signed, trust)| signed.clone().verify(trust, NOW).unwrap());
         let references = Arc::new(ReferenceIndex::build(verified.collect(), &Required::default(), NOW).unwrap().index);
-        let rules =
-            Rules { references, policy: appraisal::Policy::default(), roots: Arc::default() };
+        let rules = Rules { references, policy: appraisal::Policy::default(), roots: Arc::default() };
         let mut verifier = Verifier::in_folder(self.dir.path(), self.read);
         verifier.rules = watch::Sender::new(Arc::new(rules)).subscribe();
         self.verifier = Arc::new(verifier);
