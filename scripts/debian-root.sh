@@ -19,7 +19,7 @@ lay_root() {
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' 'Label: Debian' | head -n 1)
   rm -rf "$ROOT.new"
   debootstrap --variant=minbase --include=linux-image-cloud-amd64 bookworm "$ROOT.new" \
-    "${mirror:-http://deb.debian.org/debian}" >"$ROOT.log" 2>&1 </dev/null || { tail -n 20 "$ROOT.log" >&2; return 1; }
+    ${mirror:+"$mirror"} >"$ROOT.log" 2>&1 </dev/null || { tail -n 20 "$ROOT.log" >&2; return 1; }
   mv "$ROOT.new" "$ROOT"
 }
 

@@ -34,7 +34,7 @@ need_debian() {
   log=$VM_CACHE/debian.log
   rm -rf "$DEBIAN_ROOT.new"
   mkdir -p "$DEBIAN_ROOT.new"
-  debootstrap --variant=minbase --include="$DEBIAN_PACKAGES" bookworm "$DEBIAN_ROOT.new" "${mirror:-http://deb.debian.org/debian}" \
+  debootstrap --variant=minbase --include="$DEBIAN_PACKAGES" bookworm "$DEBIAN_ROOT.new" ${mirror:+"$mirror"} \
     >"$log" 2>&1 </dev/null || { tail -n 20 "$log" >&2; return 1; }
   strip_debian "$DEBIAN_ROOT.new"
   for unit in "${DEBIAN_WITHOUT[@]}"; do ln -sf /dev/null "$DEBIAN_ROOT.new/etc/systemd/system/$unit"; done

@@ -39,6 +39,8 @@ not hold or is nobody's who is trusted.";
 pub(crate) enum Command {
     /// Measure a release: every executable, library, script and kernel module, and the boot
     Build(Box<Build>),
+    /// Make a release from what a shop already has: Keylime policies, IMA lists, SBOMs, Debian packages, sha256sum files
+    Import(Box<Import>),
     /// Make a key to sign releases with
     Keygen(Keygen),
     /// List the TPMs that were built into a product, from their endorsement key certificates
@@ -344,4 +346,57 @@ pub(crate) struct Publish {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What an import reads.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Form {
+    /// Keylime's runtime policy, version 1
+    Keylime,
+    /// IMA's list of a good system, binary or as text
+    Ima,
+    /// CycloneDX or SPDX 2 as JSON, with digests of files
+    Sbom,
+    /// Debian packages: what is inside is hashed
+    Deb,
+    /// What sha256sum prints
+    Sha256sum,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  reference-values import keylime policy.json --product acme/gateway --release 4.2.0 -o gateway.corim
+  reference-values import ima binary_runtime_measurements --product acme/gateway --release 4.2.0 -o gateway.corim
+  reference-values import deb driver.deb tools.deb --product acme/gateway --release 4.2.0 -o gateway.corim
+
+Only SHA-256 counts. What is left out is printed with the reason: exclusions of a Keylime policy belong into the verifier's
+policy, not into a release that a maker signs.")]
+pub(crate) struct Import {
+    /// What the files are
+    pub(crate) form: Form,
+    /// The files
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Product: MODEL or VENDOR/MODEL
+    #[arg(long)]
+    pub(crate) product: String,
+    /// Name of the release within the product
+    #[arg(long)]
+    pub(crate) release: String,
+    /// From when on it may be used
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) valid_from: Option<Time>,
+    /// From when on it is stale
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) retire_at: Option<Time>,
+    /// How long devices may run files of this release and of the one before: 14d or 36h
+    #[arg(long, value_name = "DURATION", value_parser = parse_span)]
+    pub(crate) update_window: Option<Span>,
+    /// Number that grows with every build of this product; default: SOURCE_DATE_EPOCH, else the present time
+    #[arg(long, value_name = "N")]
+    pub(crate) sequence: Option<u64>,
+    /// Where to write the unsigned release
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }

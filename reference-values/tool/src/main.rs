@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod failure;
 mod files;
+mod import;
 mod sources;
 mod time;
 mod token;
@@ -36,6 +37,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Build(arguments) => commands::build::run(&arguments),
         Command::Keygen(arguments) => commands::keygen::run(&arguments),
+        Command::Import(arguments) => commands::import::run(&arguments),
         Command::Endorse(arguments) => commands::endorse::run(&arguments),
         Command::Notice(arguments) => commands::notice::run(&arguments),
         Command::Publish(arguments) => commands::publish::run(&arguments),

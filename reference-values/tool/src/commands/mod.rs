@@ -4,6 +4,7 @@ pub(crate) mod build;
 pub(crate) mod check;
 pub(crate) mod diff;
 pub(crate) mod endorse;
+pub(crate) mod import;
 pub(crate) mod keygen;
 pub(crate) mod notice;
 mod notices;

@@ -129,6 +129,17 @@ pub(crate) fn measure(path: &Path, options: &Options) -> Result<Found, Failure> 
     }
 }
 
+/// Measures a Debian package, and nothing else.
+pub(crate) fn measure_package(path: &Path, options: &Options) -> Result<Found, Failure> {
+    let failed = |error: io::Error| Failure::operation("read", path, error);
+    let image = Image { name: path, file: Arc::new(File::open(path).map_err(failed)?) };
+    let beginning = image.beginning().map_err(failed)?;
+    if !beginning.starts_with(deb::MAGIC) {
+        return Err(Failure::input(path, "not a Debian package"));
+    }
+    deb::measure(&image, options)
+}
+
 /// A file that holds others.
 struct Image<'a> {
     name: &'a Path,
