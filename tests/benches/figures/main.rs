@@ -5,6 +5,7 @@ mod build_rate;
 mod digest_index;
 mod eventlog;
 mod fleet;
+mod rollout;
 mod memory;
 
 use std::{
@@ -50,13 +51,14 @@ impl Figure {
 
 type Benchmark = fn(Duration) -> Result<Figure>;
 
-const BENCHMARKS: [(&str, Benchmark); 7] = [
+const BENCHMARKS: [(&str, Benchmark); 8] = [
     ("appraise", appraise),
     ("build-rate", build_rate::build_rate),
     ("digest-index", digest_index::digest_index),
     ("eventlog", eventlog::eventlog),
     ("evidence-bytes", evidence_bytes),
     ("outage", fleet::outage),
+    ("rollout", rollout::rollout),
     ("steady-state", fleet::steady_state),
 ];
 
