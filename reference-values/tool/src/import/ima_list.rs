@@ -50,6 +50,7 @@ fn read_binary(path: &Path, bytes: &[u8]) -> Result<Taken, Failure> {
             _ if entry.is_violation() => beside.violations += 1,
             _ if name == BOOT_AGGREGATE => {}
             _ if entry.fields.buffer.is_some() && !name.starts_with('/') => beside.nameless += 1,
+            Some(digest) if digest.digest_type == ima::DigestType::Verity => beside.other += 1,
             Some(digest) if digest.algorithm == "sha256" => match digest.bytes.try_into() {
                 Ok(digest) => taken.take(digest, &name),
                 Err(_) => beside.other += 1,
@@ -88,7 +89,9 @@ fn read_text(path: &Path, text: &str) -> Result<Taken, Failure> {
         let algorithm = kind.strip_prefix("ima:").unwrap_or(kind);
         // Templates that carry more have it behind the path, by a space.
         let name = match *template {
-            "ima-sig" | "ima-modsig" | "ima-sigv2" => without_last_hex(name),
+            "ima-sig" | "ima-sigv2" => without_last_hex(name),
+            // Signature, its digest, and what it is of.
+            "ima-modsig" => (0..3).fold(*name, |name, _| without_last_hex(name)),
             _ => name,
         };
         match sha256(digest) {

@@ -58,7 +58,8 @@ pub(crate) fn read(path: &Path) -> Result<Taken, Failure> {
         for text in digests {
             match sha256(text) {
                 Some(digest) => taken.take(digest, file),
-                None => other += 1,
+                None if text.bytes().all(|byte| byte.is_ascii_hexdigit()) => other += 1,
+                None => return Err(Failure::input(path, format_args!("a digest of {file:?} is not hexadecimal"))),
             }
         }
     }
@@ -75,11 +76,14 @@ pub(crate) fn read(path: &Path) -> Result<Taken, Failure> {
 
 /// An exclusion belongs to the verifier's policy, not to a release that a maker signs.
 fn suggestion(exclude: &str) -> String {
-    const PLAIN: fn(&str) -> bool =
-        |text| text.starts_with('/') && !text.contains(['*', '?', '[', '(', '|', '+', '\\', '$', '^', '{', '"']);
+    const PLAIN: fn(&str) -> bool = |text| {
+        text.starts_with('/')
+            && !text.contains(['*', '?', '[', '(', '|', '+', '.', '\\', '$', '^', '{', '"'])
+            && !text.chars().any(char::is_control)
+    };
     let bare = exclude.strip_prefix('^').unwrap_or(exclude);
     let bare = bare.strip_suffix('$').unwrap_or(bare);
-    let inside = ["(/.*)?", "/.*", "/*"].iter().find_map(|end| bare.strip_suffix(end));
+    let inside = ["(/.*)?", "/.*"].iter().find_map(|end| bare.strip_suffix(end));
     match inside {
         Some(directory) if PLAIN(directory) => {
             format!("the exclusion {exclude:?}: in policy.toml, [[exclude]] directory = \"{directory}\"")
@@ -98,6 +102,9 @@ mod tests {
         for (exclude, expected) in [
             ("^/var/log/.*$", "directory = \"/var/log\""),
             ("/opt/tool", "path = \"/opt/tool\""),
+            ("/opt/a\n[[exclude]]", "no equal"),
+            ("/opt/to.l", "no equal"),
+            ("/opt/*", "no equal"),
             ("/srv(/.*)?", "directory = \"/srv\""),
             (".*\\.pyc", "no equal"),
         ] {

@@ -68,7 +68,7 @@ pub(crate) fn read(path: &Path) -> Result<Taken, Failure> {
         (None, Some(version)) if version.starts_with("SPDX-2.") => {
             for file in &bill.files {
                 let hashes = file.checksums.iter().map(|one| (one.algorithm.as_str(), one.value.as_str()));
-                let name = file.name.strip_prefix('.').unwrap_or(&file.name);
+                let name = if file.name.starts_with("./") { &file.name[1..] } else { &file.name };
                 without += usize::from(!take(&mut taken, name, hashes));
             }
         }

@@ -26,8 +26,26 @@ fn gnu(line: &str) -> Option<([u8; 32], String)> {
     let (escaped, line) = line.strip_prefix('\\').map_or((false, line), |rest| (true, rest));
     let (digits, rest) = line.split_once(' ')?;
     let name = rest.strip_prefix([' ', '*'])?;
-    let name = if escaped { name.replace("\\n", "\n").replace("\\\\", "\\") } else { name.to_owned() };
+    let name = if escaped { unescaped(name)? } else { name.to_owned() };
     Some((sha256(digits)?, name)).filter(|(_, name)| !name.is_empty())
+}
+
+/// What `\\`, `\n` and `\r` stand for.
+fn unescaped(name: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut characters = name.chars();
+    while let Some(character) = characters.next() {
+        out.push(match character {
+            '\\' => match characters.next()? {
+                '\\' => '\\',
+                'n' => '\n',
+                'r' => '\r',
+                _ => return None,
+            },
+            other => other,
+        });
+    }
+    Some(out)
 }
 
 /// `SHA256 (NAME) = HEX`.
@@ -47,6 +65,7 @@ mod tests {
         assert_eq!(gnu(&format!("{digits}  /bin/a b")), Some((digest, "/bin/a b".into())));
         assert_eq!(gnu(&format!("{digits} */bin/a")), Some((digest, "/bin/a".into())));
         assert_eq!(gnu(&format!("\\{digits}  a\\nb")), Some((digest, "a\nb".into())));
+        assert_eq!(gnu(&format!("\\{digits}  a\\\\nb")), Some((digest, "a\\nb".into())));
         assert_eq!(bsd(&format!("SHA256 (a) b) = {digits}")), Some((digest, "a) b".into())));
         assert!(gnu(&digits).is_none() && bsd("SHA256 (a) = 00").is_none());
     }
