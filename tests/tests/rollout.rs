@@ -99,37 +99,43 @@ fn of_devices_that_stand_alike_one_is_re_appraised_for_all() {
     let build = |documents| ReferenceIndex::build(documents, &Required::default(), 1_800_000_000).unwrap().index;
     let (notice, at) = (sign(notice), 1_800_009_000);
     let rules = build(vec![verify(&release), verify(&notice)]);
-    let states: Vec<_> = [(0, None), (500, None), (900, Some(("/tmp/x", [9; 32])))]
-        .into_iter()
-        .map(|(later, more)| {
-            let mut device = SoftwareDevice::new();
-            device.pass(later);
-            device.run("/bin/init", [1; 32]);
-            more.iter().for_each(|(path, digest)| device.run(path, *digest));
-            let mut judge = Judge::new(device.keys, build(vec![verify(&release)]));
-            judge.now += later;
-            let message = device.attest(&[judge.challenge()], Attach::LogsFrom(0));
-            judge.take(&message).unwrap();
-            let policy = host_policy();
-            let state = judge.state.unwrap();
-            let held = Held {
-                standing: &judge.standing,
-                state: &state,
-                files: &judge.files,
-                boot_log: None,
-                references: &rules,
-                policy: &policy,
-                now: at,
-            };
-            let posture = state.posture(&judge.standing);
-            (posture, reappraise(held).state, state)
-        })
-        .collect();
-    let [(one, outcome, first), (other, by_itself, second), (third, ..)] = &states[..] else { panic!("three") };
-    assert_eq!((first.verdict, outcome.verdict), (Verdict::Affirmed, Verdict::Contraindicated));
-    assert!(outcome.causes.iter().any(|cause| cause.code == Code::ReleaseRevoked));
-    assert_eq!(one, other);
-    assert_ne!(one, third, "another program runs, and its finding is in the state");
-    assert_eq!(second.like(outcome, at), *by_itself);
-    assert_eq!(by_itself.like(outcome, at), *by_itself, "once more");
+    for unlisted in [false, true] {
+        let states: Vec<_> = [(0, None), (500, None), (900, Some(("/tmp/x", [9; 32])))]
+            .into_iter()
+            .map(|(later, more)| {
+                let mut device = SoftwareDevice::new();
+                device.pass(later);
+                device.run("/bin/init", [1; 32]);
+                if unlisted {
+                    device.run("/tmp/y", [8; 32]);
+                }
+                more.iter().for_each(|(path, digest)| device.run(path, *digest));
+                let mut judge = Judge::new(device.keys, build(vec![verify(&release)]));
+                judge.now += later;
+                let message = device.attest(&[judge.challenge()], Attach::LogsFrom(0));
+                judge.take(&message).unwrap();
+                let policy = host_policy();
+                let state = judge.state.unwrap();
+                let held = Held {
+                    standing: &judge.standing,
+                    state: &state,
+                    files: &judge.files,
+                    boot_log: None,
+                    references: &rules,
+                    policy: &policy,
+                    now: at,
+                };
+                let posture = state.posture(&judge.standing);
+                (posture, reappraise(held).state, state)
+            })
+            .collect();
+        let [(one, outcome, first), (other, by_itself, second), (third, ..)] = &states[..] else { panic!("three") };
+        let before = if unlisted { Verdict::Contraindicated } else { Verdict::Affirmed };
+        assert_eq!((first.verdict, outcome.verdict), (before, Verdict::Contraindicated));
+        assert!(outcome.causes.iter().any(|cause| cause.code == Code::ReleaseRevoked));
+        assert_eq!(one, other);
+        assert_ne!(one, third, "another program runs, and its finding is in the state");
+        assert_eq!(second.like(outcome, at), *by_itself);
+        assert_eq!(by_itself.like(outcome, at), *by_itself, "once more");
+    }
 }

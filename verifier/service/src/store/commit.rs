@@ -236,9 +236,8 @@ mod tests {
         store.register(registration(1)).unwrap();
         commit(&store, accepted(1, 1, None));
         let rows = || -> i64 {
-            let tables = [
-                "history", "device_cause", "device_state", "boot_log", "mset", "mset_file", "operator_log", "posture",
-            ];
+            let tables =
+                ["history", "device_cause", "device_state", "boot_log", "mset", "mset_file", "operator_log", "posture"];
             let count = |c: &Connection, table: &str| {
                 c.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))
             };
