@@ -149,7 +149,9 @@ impl Entry {
         if self.products.is_empty() {
             return Err(refuse("`products` is empty; \"*\" means every product".into()));
         }
-        if let Some(bad) = self.products.iter().find(|pattern| pattern.trim_end_matches('*').contains('*')) {
+        if let Some(bad) =
+            self.products.iter().find(|pattern| pattern.strip_suffix('*').unwrap_or(pattern).contains('*'))
+        {
             return Err(refuse(format!("product {bad:?}: '*' stands only at the end")));
         }
         let role = self.role.parse().map_err(refuse)?;
@@ -206,6 +208,8 @@ mod tests {
             ("", "products"),
             ("products = []", "every product"),
             ("products = [\"a*b\"]", "only at the end"),
+            ("products = [\"**\"]", "only at the end"),
+            ("products = [\"acme/**\"]", "only at the end"),
             ("products = [\"a\"]\nnot_after = 2030-01-01T00:00:00Z", "not_after"),
             ("products = [\"a\"]\nnot-after = 2030-01-01", "offset"),
         ] {

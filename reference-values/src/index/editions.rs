@@ -1,10 +1,11 @@
 //! Which documents count: in, everything that verified; out, the newest edition of each that enough roles have signed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     document::{Document, Kind},
     error::Unusable,
+    key::KeyId,
     required::Required,
     role::Role,
     signed::VerifiedDocument,
@@ -70,29 +71,57 @@ fn missing_roles(verified: &VerifiedDocument, required: &Required) -> Vec<Role> 
     required.roles_for(release.product()).iter().copied().filter(|role| !signed.contains(role)).collect()
 }
 
-/// Keeps the highest sequence under each name.
-fn newest(mut verified: Vec<VerifiedDocument>) -> Result<Vec<VerifiedDocument>, Unusable> {
-    fn name(verified: &VerifiedDocument) -> (Kind, &str, &str) {
-        let document = verified.document();
-        (document.kind(), document.product(), document.name())
+/// Kind, product and name.
+fn name(verified: &VerifiedDocument) -> (Kind, &str, &str) {
+    let document = verified.document();
+    (document.kind(), document.product(), document.name())
+}
+
+/// Who can replace a document: of a notice, each of its signers replaces their own word and nobody else's; of what allows,
+/// whoever may sign it.
+pub(super) fn authors(verified: &VerifiedDocument) -> Vec<Option<KeyId>> {
+    match verified.document().kind() {
+        Kind::Notice => verified.signers().iter().map(|signer| Some(signer.key_id)).collect(),
+        Kind::Release | Kind::Endorsements => vec![None],
     }
+}
+
+/// Keeps the highest sequence under each name, by each author.
+fn newest(mut verified: Vec<VerifiedDocument>) -> Result<Vec<VerifiedDocument>, Unusable> {
     fn sequence(verified: &VerifiedDocument) -> u64 {
         verified.document().sequence()
     }
     // The contents are distinct by now, and come in their order: whoever is named in an error is named every time.
-    verified.sort_by(|a, b| name(a).cmp(&name(b)).then_with(|| sequence(b).cmp(&sequence(a))));
-    for pair in verified.windows(2) {
-        let [a, b] = pair else { continue };
-        if (name(a), sequence(a)) == (name(b), sequence(b)) {
-            let (kind, product, name) = name(a);
-            let (product, name) = (product.to_owned(), name.to_owned());
-            return Err(Unusable::Conflict { kind, product, name, sequence: sequence(a) });
+    let mut highest = BTreeMap::new();
+    for one in &verified {
+        for author in authors(one) {
+            let known = highest.entry((name(one), author)).or_insert_with(|| sequence(one));
+            *known = (*known).max(sequence(one));
         }
     }
-    verified.dedup_by(|later, first| name(later) == name(first));
+    let newest_of = |one: &VerifiedDocument, author| highest.get(&(name(one), author)) == Some(&sequence(one));
+    let counts = |one: &VerifiedDocument| authors(one).into_iter().any(|author| newest_of(one, author));
+    let mut written = BTreeMap::new();
+    for one in verified.iter().filter(|one| counts(one)) {
+        for author in authors(one).into_iter().filter(|author| newest_of(one, *author)) {
+            if written.insert((name(one), author), one.content()).is_some() {
+                let (kind, product, name) = name(one);
+                let (product, name) = (product.to_owned(), name.to_owned());
+                return Err(Unusable::Conflict { kind, product, name, sequence: sequence(one) });
+            }
+        }
+    }
+    let kept: BTreeSet<[u8; 32]> = verified.iter().filter(|one| counts(one)).map(|one| *one.content()).collect();
+    verified.retain(|one| kept.contains(one.content()));
     verified.sort_by(|a, b| {
         let ((kind_a, product_a, name_a), (kind_b, product_b, name_b)) = (name(a), name(b));
-        (kind_a, product_a, sequence(a), name_a).cmp(&(kind_b, product_b, sequence(b), name_b))
+        (kind_a, product_a, sequence(a), name_a, a.content()).cmp(&(
+            kind_b,
+            product_b,
+            sequence(b),
+            name_b,
+            b.content(),
+        ))
     });
     Ok(verified)
 }

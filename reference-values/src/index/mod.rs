@@ -27,11 +27,18 @@ pub use self::{
     release::ReleaseEntry,
     series::Seen,
 };
-use self::{editions::Editions, endorsed::EndorsedKeys, notices::Notices, series::is_over, table::Listing};
+use self::{
+    editions::{Editions, authors},
+    endorsed::EndorsedKeys,
+    notices::Notices,
+    series::is_over,
+    table::Listing,
+};
 use crate::{
     document::{Document, Series},
     endorsements::Endorsements,
     error::Unusable,
+    key::KeyId,
     notice::{KnownBad, Minimum},
     release::Release,
     required::Required,
@@ -206,9 +213,19 @@ impl ReferenceIndex {
     }
 }
 
+/// Of a notice, each signer has a series: what one takes back, no other allows again.
+fn series_by(verified: &VerifiedDocument, author: Option<KeyId>) -> Series {
+    let series = verified.document().series();
+    match author {
+        Some(key) => Series { name: format!("{} by {key}", series.name), ..series },
+        None => series,
+    }
+}
+
 fn newest_of_series(current: &[VerifiedDocument]) -> BTreeMap<Series, Seen> {
     // In ascending order: the last of a series stays.
-    current.iter().map(|verified| (verified.document().series(), Seen::of(verified))).collect()
+    let all = current.iter().flat_map(|verified| authors(verified).into_iter().map(move |author| (verified, author)));
+    all.map(|(verified, author)| (series_by(verified, author), Seen::of(verified, author))).collect()
 }
 
 /// Documents that count, by what they are, in the order that they come in.

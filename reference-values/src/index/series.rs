@@ -28,8 +28,11 @@ pub struct Seen {
 }
 
 impl Seen {
-    pub(super) fn of(verified: &VerifiedDocument) -> Self {
-        let mut keys = verified.signers().iter().map(|signer| signer.key_id.0).collect::<Vec<_>>();
+    /// By one of its signers, or by all.
+    pub(super) fn of(verified: &VerifiedDocument, author: Option<KeyId>) -> Self {
+        let by = |key: &KeyId| author.is_none_or(|author| author == *key);
+        let mut keys: Vec<_> =
+            verified.signers().iter().map(|signer| signer.key_id).filter(by).map(|key| key.0).collect();
         keys.sort_unstable();
         let document = verified.document();
         Self { sequence: document.sequence(), expires: document.expires(), content: *verified.content(), keys }

@@ -493,11 +493,39 @@ fn a_notice_that_is_gone_before_its_end_is_missed_and_nothing_else_is() {
     let check = |kept: &[Document], now| offered(&maker, kept).check_not_older(&seen, &maker.trust, now);
     assert_eq!(check(&all, NOW), Ok(()));
     assert_eq!(check(&all[2..], NOW), Ok(()), "a release and a list that are gone allow nothing");
-    assert!(matches!(check(&all[..3], NOW), Err(Unusable::Gone { series, .. }) if series.name == "stays"));
+    assert!(
+        matches!(check(&all[..3], NOW), Err(Unusable::Gone { series, .. }) if series.name.starts_with("stays by "))
+    );
     let without_other = [&all[..2], &all[3..]].concat();
-    assert!(matches!(check(&without_other, NOW + 4), Err(Unusable::Gone { series, .. }) if series.name == "ends"));
+    assert!(
+        matches!(check(&without_other, NOW + 4), Err(Unusable::Gone { series, .. }) if series.name.starts_with("ends by "))
+    );
     assert_eq!(check(&without_other, NOW + 5), Ok(()), "its time was over");
     assert!(matches!(check(&[], NOW), Err(Unusable::Gone { .. })));
+}
+
+#[test]
+fn nobody_takes_back_another_signers_notice_and_each_replaces_their_own() {
+    let chain = Chain::new();
+    let by = |role, sequence, says| chain.by(&[role], notice("a", "n", sequence, says));
+    let maker = by(Role::Manufacturer, 1, bad(1));
+    let distributor = by(Role::Distributor, 9, bad(2));
+    let index = build(vec![maker.clone(), distributor.clone()]);
+    assert!(advisory(&index, Some("a"), 1, NOW).is_some() && advisory(&index, Some("a"), 2, NOW).is_some());
+    // One sequence by two signers is no contradiction.
+    assert!(try_build(vec![maker.clone(), by(Role::Distributor, 1, bad(2))]).is_ok());
+    let replaced = build(vec![maker.clone(), by(Role::Manufacturer, 2, bad(3)), distributor.clone()]);
+    assert!(advisory(&replaced, Some("a"), 1, NOW).is_none() && advisory(&replaced, Some("a"), 2, NOW).is_some());
+    // A word of both stays until both have another.
+    let both = chain.by(&[Role::Manufacturer, Role::Distributor], notice("a", "n", 10, bad(4)));
+    let halved = build(vec![both.clone(), by(Role::Manufacturer, 11, bad(3))]);
+    assert!(advisory(&halved, Some("a"), 4, NOW).is_some());
+    let over = build(vec![both, by(Role::Manufacturer, 11, bad(3)), by(Role::Distributor, 11, bad(3))]);
+    assert!(advisory(&over, Some("a"), 4, NOW).is_none());
+    // And none of them can be taken away while it counts.
+    let seen = index.series().clone();
+    let gone = build(vec![maker]).check_not_older(&seen, &chain.trust, NOW);
+    assert!(matches!(gone, Err(Unusable::Gone { sequence: 9, .. })), "{gone:?}");
 }
 
 #[test]

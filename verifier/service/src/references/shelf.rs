@@ -12,7 +12,7 @@ use std::{
 };
 
 use appraisal::{Policy, UnixSeconds};
-use reference_values::{ReferenceIndex, Signer, Trust, Unusable};
+use reference_values::{Kind, ReferenceIndex, Signer, Trust, Unusable};
 
 use super::{
     document::{self, Fault, Title, UNREADABLE, Verified},
@@ -118,6 +118,9 @@ impl Gathered {
     }
 }
 
+/// Code of a document whose signer's trust has ended.
+const EXPIRED_SIGNER: &str = "release.expired-signer";
+
 impl Shelf<'_> {
     /// What counts now, with `offered` in its place in the folder.
     pub(super) fn load(&self, offered: Option<Offered<'_>>) -> Result<Loaded, Nothing> {
@@ -156,9 +159,9 @@ impl Shelf<'_> {
                     continue;
                 }
             };
-            let copy = self.read(&self.copies.join(&file)).ok();
+            let copy = self.read_copy(&file).ok();
             gathered.refused.push(Refused { file: file.clone(), fault, held: copy.is_some() });
-            if let Some((document, _)) = copy {
+            if let Some(document) = copy {
                 gathered.take(file, document);
             }
         }
@@ -168,6 +171,20 @@ impl Shelf<'_> {
     fn read(&self, path: &Path) -> Result<(Verified, Vec<u8>), Fault> {
         let bytes = files::read(path, MAX_DOCUMENT_FILE).map_err(|error| Fault::new(UNREADABLE, error))?;
         Ok((document::verify(&bytes, self.trust, self.now)?, bytes))
+    }
+
+    /// The copy of what was in force. A notice outlives the key that signed it: that trust in a key ended of itself must allow
+    /// nothing again that was taken back. Who is no longer trusted at all is not heard.
+    fn read_copy(&self, file: &str) -> Result<Verified, Fault> {
+        let bytes =
+            files::read(&self.copies.join(file), MAX_DOCUMENT_FILE).map_err(|error| Fault::new(UNREADABLE, error))?;
+        match document::verify(&bytes, self.trust, self.now) {
+            Err(fault) if fault.code == EXPIRED_SIGNER => {
+                let as_it_was = document::verify(&bytes, self.trust, 0)?;
+                if as_it_was.document().kind() == Kind::Notice { Ok(as_it_was) } else { Err(fault) }
+            }
+            read => read,
+        }
     }
 
     /// The copy that `file` is to have, where it has another or none.
@@ -219,7 +236,7 @@ impl Shelf<'_> {
             return Err(Nothing::Unusable(unusable));
         }
         for file in copied {
-            if let Ok((document, _)) = self.read(&self.copies.join(&file)) {
+            if let Ok(document) = self.read_copy(&file) {
                 gathered.take(file, document);
             }
         }

@@ -472,3 +472,33 @@ fn a_notice_ends_at_its_time_without_anybody_touching_the_folder() {
     shop.desk.reload(&shop.config).unwrap();
     assert!(!shop.revoked());
 }
+
+#[test]
+fn a_notice_outlives_the_trust_in_its_key_and_a_release_does_not() {
+    let mut shop = Shop::open();
+    shop.put("1.corim", &shop.release("1", 1, 1));
+    shop.put("n.corim", &shop.notice(1, None));
+    shop.look();
+    assert!(shop.revoked());
+    let ended =
+        trust("Maker", "manufacturer", &shop.maker).replace("products", "not-after = 2020-01-01T00:00:00Z\nproducts");
+    let other = new_key();
+    fs::write(shop.config.trust.join("other.toml"), trust("Other", "importer", &other)).unwrap();
+    let by_other = release("1", 1, 1).sign(&other, Role::Importer, &SystemRandom::new()).unwrap().encode();
+    shop.put("by-other.corim", &by_other);
+    fs::write(shop.config.trust.join("maker.toml"), ended).unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            shop.restart().unwrap();
+        }
+        shop.look();
+        assert!(shop.revoked(), "restarted: {restarted}");
+        let held: Vec<_> =
+            shop.desk.status().refused.iter().map(|refused| (refused.file.clone(), refused.held)).collect();
+        assert_eq!(held, [("1.corim".to_owned(), false), ("n.corim".to_owned(), true)]);
+    }
+    // An operator who trusts the key no more at all takes its word back.
+    fs::remove_file(shop.config.trust.join("maker.toml")).unwrap();
+    shop.look();
+    assert!(!shop.revoked());
+}
