@@ -263,6 +263,133 @@ fn what_the_kernel_lists_and_the_attester_saw_as_well_is_never_excluded() {
     assert!(codes(&seen).contains(&Code::RuntimeUnknownExecutable), "{:?}", seen.state.causes);
 }
 
+#[test]
+fn going_between_pairs_of_releases_gains_no_time_either() {
+    let mut field = Field::new(&["1", "2", "3"], &Notices::default());
+    field.runs(&["init", "app-1", "app-2"]);
+    field.pass(5 * DAY);
+    let later = field.boots(&["init", "app-2", "app-3"]);
+    shows(&later, Verdict::Affirmed, &[]);
+    let since = later.state.update.unwrap().since;
+    for files in [["init", "app-1", "app-2"], ["init", "app-2", "app-3"]].repeat(2) {
+        field.pass(DAY);
+        let again = field.boots(&files);
+        shows(&again, Verdict::Affirmed, &[]);
+        assert_eq!(again.state.update.unwrap().since, since);
+    }
+    field.pass(3 * DAY);
+    shows(&field.boots(&["init", "app-1", "app-2"]), Verdict::Warning, &[Code::ReleaseStale]);
+}
+
+#[test]
+fn nothing_old_hides_behind_something_new_whichever_comes_first() {
+    let lowest = Notices { minimum: Some(2), ..Notices::default() };
+    let revoked = Notices { revoked: vec!["1"], ..Notices::default() };
+    for files in [["init", "app-1", "app-2"], ["init", "app-2", "app-1"]] {
+        let mut field = Field::new(&["1", "2"], &lowest);
+        // On its way up.
+        let climbing = field.runs(&files);
+        shows(&climbing, Verdict::Warning, &[Code::ReleaseStale]);
+        assert_eq!(climbing.state.release.as_deref(), Some("1"));
+        shows(&field.boots(&["init", "app-2"]), Verdict::Affirmed, &[]);
+        // And back down.
+        shows(&field.boots(&files), Verdict::Contraindicated, &[Code::ReleaseRolledBack]);
+        let mut field = Field::new(&["1", "2"], &revoked);
+        let held = field.runs(&files);
+        assert_eq!(held.state.verdict, Verdict::Contraindicated);
+        assert!(codes(&held).contains(&Code::ReleaseRevoked), "{:?}", held.state.causes);
+        shows(&field.boots(&["init", "app-2"]), Verdict::Affirmed, &[]);
+    }
+}
+
+#[test]
+fn devices_that_stand_alike_have_one_posture_and_others_another() {
+    let notices = Notices { minimum: Some(2), ..Notices::default() };
+    let posture = |field: &Field| field.judge.state.as_ref().unwrap().posture(&field.judge.standing);
+    let running = |boots: usize, files: &[&str], more: &str| {
+        let mut field = Field::new(&["1", "2"], &notices);
+        field.judge.policy = policy(more);
+        for _ in 0..boots {
+            field.boots(&["init", "app-2"]);
+        }
+        field.pass(boots as u64 * 100);
+        field.boots(files);
+        field
+    };
+    let one = running(1, &["init", "app-2"], "");
+    let mut other = running(4, &["init", "app-2", "tool-2"], "");
+    assert_eq!(posture(&one), posture(&other), "other counters, times, positions and files of the same release");
+    other.pass(10);
+    other.attests();
+    assert_eq!(posture(&one), posture(&other), "and later");
+    let excluded = "[[exclude]]\nglob = \"/bin/loose\"\nwhy = \"the owner's\"\n";
+    let mut differ = vec![
+        ("release", running(1, &["init", "app-1"], "")),
+        ("finding", running(1, &["init", "app-2", "loose"], "")),
+        ("mixture", running(1, &["init", "app-2", "app-1"], "")),
+        ("excluded", running(1, &["init", "app-2", "loose"], excluded)),
+        ("never above", running(0, &["init", "app-1"], "")),
+    ];
+    let mut product = running(1, &["init", "app-2"], "");
+    product.judge.standing.product = None;
+    let mut kind = running(1, &["init", "app-2"], "");
+    kind.judge.standing.ek_class = appraisal::EkClass::Software;
+    let mut revoked = running(1, &["init", "app-2"], "");
+    revoked.judge.standing.revoked = Some("stolen".into());
+    let mut compromised = running(1, &["init", "app-1"], "");
+    compromised.boots(&["init", "app-2"]);
+    differ.extend([("product", product), ("TPM", kind), ("revoked", revoked), ("compromised", compromised)]);
+    let mut seen = vec![("well", posture(&one))];
+    for (name, field) in &differ {
+        let this = posture(field);
+        let same = seen.iter().find(|(_, known)| *known == this);
+        assert!(same.is_none(), "{name} has the posture of {same:?}");
+        seen.push((name, this));
+    }
+}
+
+#[test]
+fn one_of_a_posture_speaks_for_the_others_by_any_rules() {
+    let rules = [
+        (Notices::default(), &["1", "2", "3"][..]),
+        (Notices { revoked: vec!["1"], ..Notices::default() }, &["1", "2", "3"]),
+        (Notices { bad: vec!["app-1"], ..Notices::default() }, &["1", "2", "3"]),
+        (Notices { minimum: Some(3), ..Notices::default() }, &["1", "2", "3"]),
+        (Notices::default(), &["2", "3"]),
+        (Notices::default(), &[]),
+    ];
+    let boots: [&[&str]; 4] =
+        [&["init", "app-1"], &["init", "app-3"], &["init", "app-1", "loose"], &["init", "app-1", "app-3"]];
+    for files in boots {
+        let reach = |boots: usize| {
+            let mut field = Field::new(&["1", "2", "3"], &Notices::default());
+            for _ in 0..boots {
+                field.boots(&["init", "app-2"]);
+            }
+            field.boots(files);
+            field
+        };
+        let (mut one, mut other) = (reach(1), reach(3));
+        let posture = |field: &Field| field.judge.state.as_ref().unwrap().posture(&field.judge.standing);
+        assert_eq!(posture(&one), posture(&other));
+        other.judge.now = one.judge.now;
+        for (notices, releases) in &rules {
+            for field in [&mut one, &mut other] {
+                field.judge.references = references(releases, notices);
+            }
+            let by_one = again(&one, &one.judge.files.clone());
+            let own = again(&other, &other.judge.files.clone());
+            let like = other.judge.state.as_ref().unwrap().like(&by_one, one.judge.now);
+            let told = |state: &appraisal::DeviceState| {
+                let causes: Vec<_> = state.causes.iter().map(|one| (one.code, one.detail.clone())).collect();
+                (state.verdict, state.vector, causes, state.information.clone(), state.release.clone())
+            };
+            assert_eq!(told(&like), told(&own), "{files:?}");
+            assert_eq!(like.posture(&other.judge.standing), own.posture(&other.judge.standing), "{files:?}");
+        }
+    }
+}
+
 /// What the last evidence comes to by the present rules.
 fn again(field: &Field, files: &[MeasuredFile]) -> appraisal::DeviceState {
     let held = Held {

@@ -5,8 +5,8 @@ mod build_rate;
 mod digest_index;
 mod eventlog;
 mod fleet;
-mod rollout;
 mod memory;
+mod rollout;
 
 use std::{
     collections::BTreeMap,

@@ -1,10 +1,10 @@
 //! Devices that stand alike: in goes what re-appraising one of them came to, out comes what it means for another of the
 //! same posture ([`DeviceState::posture`]). What is of one device alone stays its own: counters, positions in logs, times.
 
-use evidence::{cbor, pcr::sha256};
+use evidence::{cbor, pcr::sha256, result::Claim};
 
 use crate::{
-    Code, UnixSeconds,
+    Code, Information, Notice, UnixSeconds,
     cause::End,
     standing::Standing,
     state::{BootState, DeviceState, Finding, Update},
@@ -31,16 +31,17 @@ impl DeviceState {
             .collect();
         let incomplete = self.causes.iter().filter(|cause| cause.code == Code::LogIncomplete);
         let incomplete: Vec<&str> = incomplete.map(|cause| cause.detail.as_str()).collect();
+        let unexplained =
+            self.tolerated.contains(&Code::LogIncomplete) && self.vector.get(Claim::Executables).is_none();
         let boot = &self.boot;
         let about = (
             (&standing.product, standing.ek_class, standing.no_ek_certificate, known),
             (self.firmware_version, self.cleared.is_some_and(|at| !ended(at)), findings(&self.compromised)),
-            (incomplete, self.tolerated.contains(&Code::LogIncomplete)),
-            self.information.iter().map(|notice| (notice.code, &notice.detail)).collect::<Vec<_>>(),
+            (incomplete, unexplained),
             (findings(&boot.findings), boot.further_findings, &boot.releases, &boot.judged, boot.log_wanted),
             (explained(boot), boot.boot_log.as_ref().map(|log| (log.secure_boot, &log.command_line))),
             (boot.runtime.next > 0, boot.ima.next.min(2), boot.runtime.differs, boot.ima.differs),
-            (boot.resumed_from.is_some(), boot.kexec.is_some(), boot.ima_policy, &boot.ima_sight),
+            (boot.resumed_from.is_some(), boot.kexec.is_some(), boot.ima_policy),
             (&boot.others, &boot.excluded),
             self.update.as_ref().map(|update| (&update.from, &update.to, update.since)),
             self.highest.map(|highest| (highest.sequence, ended(highest.at))),
@@ -62,10 +63,13 @@ impl DeviceState {
             cause.first_seen = since(cause.code, &cause.detail);
             cause.last_seen = at;
         }
-        let mut information = outcome.information.clone();
-        for notice in &mut information {
-            let same = |known: &&crate::Information| known.code == notice.code && known.detail == notice.detail;
-            notice.since = self.information.iter().find(same).map_or(at, |known| known.since);
+        // What evidence alone tells is of one device; the rest follows from what devices of one posture share.
+        let mut information: Vec<Information> =
+            self.information.iter().filter(|notice| !is_by_rules(notice)).cloned().collect();
+        for notice in outcome.information.iter().filter(|notice| is_by_rules(notice)) {
+            let same = |known: &&Information| known.code == notice.code && known.detail == notice.detail;
+            let since = self.information.iter().find(same).map_or(at, |known| known.since);
+            information.push(Information { since, ..notice.clone() });
         }
         let still = |finding: &&Finding| {
             outcome.compromised.iter().any(|left| left.code == finding.code && left.detail == finding.detail)
@@ -103,6 +107,11 @@ impl DeviceState {
             ..self.clone()
         }
     }
+}
+
+/// Whether rules decide about it, and not evidence alone.
+const fn is_by_rules(notice: &Information) -> bool {
+    matches!(notice.code, Notice::BootVendorEvent | Notice::ReleaseUpdating)
 }
 
 fn like_findings(own: &[Finding], outcome: &[Finding], at: UnixSeconds) -> Vec<Finding> {

@@ -37,19 +37,50 @@ pub(crate) fn judge(
     let kept = Life { update, highest, ..Life::default() };
     let Some(product) = product else { return kept };
     let running = boot.releases.as_deref().unwrap_or_default();
-    let both = by_boot.iter().rev().find(|name| running.contains(name));
-    let Some(name) = both.or(by_boot.last()).or(running.last()) else { return kept };
-    let Some((_, release)) = find(product, name) else { return kept };
-
     let mixture = mixture(by_boot, running, boot.others.as_deref());
-    let (update, information) = match mixture {
-        None => (kept.update, None),
-        Some(mixture) => updating(ground, product, &mixture, kept.update, causes),
+    let pair = mixture.as_ref().and_then(|mixture| adjacent(product, mixture));
+    let both = by_boot.iter().rev().find(|name| running.contains(name));
+    // Without a boot to say so, what an update begins from: whichever files came first.
+    let earlier = pair.map(|(earlier, _)| earlier.name());
+    let name = both.or(by_boot.last()).map(String::as_str).or(earlier).or(running.last().map(String::as_str));
+    let Some((_, release)) = name.and_then(|name| find(product, name)) else { return kept };
+
+    let (update, information) = match (&mixture, pair) {
+        (None, _) => (kept.update, None),
+        (Some(_), Some(pair)) => updating(ground, product, pair, kept.update, causes),
+        (Some(mixture), None) => {
+            causes.add(Code::ReleaseStale, &apart(mixture));
+            (kept.update, None)
+        }
     };
-    let whole = mixture.is_none();
-    may_run(product, release, kept.highest, ground, causes);
-    let highest = if whole { climbed(kept.highest, release, ground) } else { kept.highest };
-    Life { release: Some(name.clone()), update, highest, information }
+    for part in parts(product, release, mixture.as_ref(), pair) {
+        may_run(product, part, kept.highest, ground, causes);
+    }
+    let highest = if mixture.is_none() { climbed(kept.highest, release, ground) } else { kept.highest };
+    Life { release: Some(release.name().to_owned()), update, highest, information }
+}
+
+/// All releases that have to be allowed: the one that the boot is of, and each part of a mixture, so that nothing old hides
+/// behind something new.
+fn parts<'a>(
+    product: ProductRef<'a>,
+    release: &'a ReleaseEntry,
+    mixture: Option<&Mixture<'_>>,
+    pair: Option<(&'a ReleaseEntry, &'a ReleaseEntry)>,
+) -> Vec<&'a ReleaseEntry> {
+    let mut all = vec![release];
+    let last = |names: &[String]| names.last().and_then(|name| find(product, name)).map(|(_, release)| release);
+    let sides = match (mixture, pair) {
+        (_, Some((earlier, later))) => [Some(earlier), Some(later)],
+        (Some(mixture), None) => [last(mixture.0), last(mixture.1)],
+        (None, None) => [None, None],
+    };
+    for part in sides.into_iter().flatten() {
+        if all.iter().all(|known| known.name() != part.name()) {
+            all.push(part);
+        }
+    }
+    all
 }
 
 fn find<'a>(product: ProductRef<'a>, name: &str) -> Option<(ReleaseId, &'a ReleaseEntry)> {
@@ -71,33 +102,40 @@ fn mixture<'a>(by_boot: &'a [String], running: &'a [String], others: Option<&'a 
     }
 }
 
+fn apart(mixture: &Mixture<'_>) -> String {
+    let last = |names: &[String]| names.last().map_or("others", String::as_str).to_owned();
+    let (one, other) = (last(mixture.0), last(mixture.1));
+    let (first, second) = if one <= other { (one, other) } else { (other, one) };
+    format!("files of releases {first} and {second}, which do not follow each other")
+}
+
 /// Holds a mixture against the window of the later release. An update that stops and begins anew goes on from where it began,
-/// unless it was away for a whole window: whoever goes to and fro gains nothing.
+/// unless it was away for a whole window: whoever goes to and fro gains nothing. Neither does who goes back to an earlier
+/// pair in between: only a later one than any before has a time of its own.
 fn updating(
     ground: &Ground<'_>,
     product: ProductRef<'_>,
-    mixture: &Mixture<'_>,
+    (earlier, later): (&ReleaseEntry, &ReleaseEntry),
     before: Option<Update>,
     causes: &mut Causes<'_>,
 ) -> (Option<Update>, Option<String>) {
-    let Some((earlier, later)) = adjacent(product, mixture) else {
-        let names = |all: &[String]| all.last().cloned().unwrap_or_else(|| "others".to_owned());
-        let detail =
-            format!("files of releases {} and {}, which do not follow each other", names(mixture.0), names(mixture.1));
-        causes.add(Code::ReleaseStale, &detail);
-        return (before, None);
-    };
-    let (from, to) = (earlier.name().to_owned(), later.name().to_owned());
+    let (from, to) = (earlier.name(), later.name());
     let window = later.update_window().unwrap_or(ground.policy.update_window);
-    let same = |known: &Update| known.from == from && known.to == to && ground.now.saturating_sub(known.seen) <= window;
-    let since = before.as_ref().filter(|known| same(known)).map_or(ground.now, |known| known.since);
-    let deadline = since.saturating_add(window);
+    let goes_on = |known: &Update| {
+        let furthest = find(product, &known.to).is_some_and(|(_, known)| known.sequence() >= later.sequence());
+        furthest && ground.now.saturating_sub(known.seen) <= window
+    };
+    let update = match before.filter(goes_on) {
+        Some(known) => Update { seen: ground.now, ..known },
+        None => Update { from: from.to_owned(), to: to.to_owned(), since: ground.now, seen: ground.now },
+    };
+    let deadline = update.since.saturating_add(window);
     let late = deadline <= ground.now;
     if late {
         causes.add(Code::ReleaseStale, &format!("an update from {from} to {to} has not ended in its time"));
     }
     let told = (!late).then(|| format!("from {from} to {to}, until {deadline} (seconds since 1970)"));
-    (Some(Update { from, to, since, seen: ground.now }), told)
+    (Some(update), told)
 }
 
 /// A pair, one of each set, that follow each other.

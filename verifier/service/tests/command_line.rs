@@ -111,7 +111,16 @@ fn evidence(device: DeviceId, clock: u64, after: Option<u64>, verdict: Verdict) 
     };
     let registered = (*ak(device).name_digest(), 1);
     let expected = after.map(last);
-    Accepted { device, registered, expected, appraisal, boot_log: None, evidence: vec![1], result: vec![2], posture: [8; 32] }
+    Accepted {
+        device,
+        registered,
+        expected,
+        appraisal,
+        boot_log: None,
+        evidence: vec![1],
+        result: vec![2],
+        posture: [8; 32],
+    }
 }
 
 impl Service {
