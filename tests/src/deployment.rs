@@ -383,6 +383,15 @@ impl Deployment {
             metrics.lines().filter(|line| !line.starts_with('#') && words.iter().all(|word| line.contains(word)));
         Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
+    /// Where the HTTP API listens.
+    ///
+    /// # Errors
+    /// Where the configuration does not say.
+    pub fn http_address(&self) -> Result<String> {
+        let config = fs::read_to_string(self.verifier_dir.join("verifier.toml"))?;
+        let listen = config.lines().find_map(|line| line.strip_prefix("listen = ")).context("no listen address")?;
+        Ok(listen.trim_matches('"').to_owned())
+    }
 
     /// A GET with the token; status line, headers and body as they come.
     ///
@@ -391,9 +400,7 @@ impl Deployment {
     pub fn http(&self, path: &str) -> Result<String> {
         use std::io::{Read as _, Write as _};
         let token = fs::read_to_string(self.verifier_dir.join("api-token"))?;
-        let config = fs::read_to_string(self.verifier_dir.join("verifier.toml"))?;
-        let listen = config.lines().find_map(|line| line.strip_prefix("listen = ")).context("no listen address")?;
-        let mut stream = std::net::TcpStream::connect(listen.trim_matches('"'))?;
+        let mut stream = std::net::TcpStream::connect(self.http_address()?)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         write!(
             stream,

@@ -379,7 +379,7 @@ fn one_of_a_posture_speaks_for_the_others_by_any_rules() {
             }
             let by_one = again(&one, &one.judge.files.clone());
             let own = again(&other, &other.judge.files.clone());
-            let like = other.judge.state.as_ref().unwrap().like(&by_one, one.judge.now);
+            let like = other.judge.state.as_ref().unwrap().like(&by_one, 0, one.judge.now);
             let told = |state: &appraisal::DeviceState| {
                 let causes: Vec<_> = state.causes.iter().map(|one| (one.code, one.detail.clone())).collect();
                 (state.verdict, state.vector, causes, state.information.clone(), state.release.clone())

@@ -135,7 +135,7 @@ fn of_devices_that_stand_alike_one_is_re_appraised_for_all() {
         assert!(outcome.causes.iter().any(|cause| cause.code == Code::ReleaseRevoked));
         assert_eq!(one, other);
         assert_ne!(one, third, "another program runs, and its finding is in the state");
-        assert_eq!(second.like(outcome, at), *by_itself);
-        assert_eq!(by_itself.like(outcome, at), *by_itself, "once more");
+        assert_eq!(second.like(outcome, 0, at), *by_itself);
+        assert_eq!(by_itself.like(outcome, 0, at), *by_itself, "once more");
     }
 }

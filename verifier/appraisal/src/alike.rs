@@ -7,7 +7,7 @@ use crate::{
     Code, Information, Notice, UnixSeconds,
     cause::End,
     standing::Standing,
-    state::{BootState, DeviceState, Finding, Update},
+    state::{Approval, BootState, DeviceState, Finding, Update},
 };
 
 /// PCR of IMA's list.
@@ -51,12 +51,14 @@ impl DeviceState {
 
     /// This device by the outcome of another of its posture, re-appraised at `at`. The same outcome once more changes nothing.
     #[must_use]
-    pub fn like(&self, outcome: &Self, at: UnixSeconds) -> Self {
-        let findings = like_findings(&self.boot.findings, &outcome.boot.findings, at);
+    pub fn like(&self, outcome: &Self, approved_at: UnixSeconds, at: UnixSeconds) -> Self {
+        // What is found with an approval in view was not there for it.
+        let first = Approval(approved_at).first_after(at);
+        let findings = like_findings(&self.boot.findings, &outcome.boot.findings, first);
         let since = |code, detail: &str| {
             let causes = self.causes.iter().filter(|known| known.code == code && known.detail == detail);
             let found = findings.iter().filter(|known| known.code == code && known.detail == detail);
-            causes.map(|cause| cause.first_seen).chain(found.map(|finding| finding.since)).next().unwrap_or(at)
+            causes.map(|cause| cause.first_seen).chain(found.map(|finding| finding.since)).next().unwrap_or(first)
         };
         let mut causes = outcome.causes.clone();
         for cause in &mut causes {

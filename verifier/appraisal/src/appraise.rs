@@ -699,7 +699,10 @@ impl<'a> Causes<'a> {
     /// `since` is 0 where only evidence tells.
     fn add_since(&mut self, code: Code, detail: &str, since: UnixSeconds) {
         let known = self.earlier.iter().find(|cause| cause.code == code && cause.detail == detail);
-        let first_seen = if since > 0 { since } else { known.map_or(self.now, |cause| cause.first_seen) };
+        // What an operator ends, and was judged with their approval in view, was not there for it.
+        let by_operator = code.row().end == End::Operator;
+        let first = if by_operator { self.approval.first_after(self.now) } else { self.now };
+        let first_seen = if since > 0 { since } else { known.map_or(first, |cause| cause.first_seen) };
         self.push(Cause { code, detail: detail.to_owned(), first_seen, last_seen: self.now });
     }
 

@@ -117,7 +117,7 @@ impl Stored {
         let mut stands = Stands::read(row, 5)?;
         let outcome: Option<Vec<u8>> = row.get(3)?;
         if let (Some(bytes), Some(state)) = (outcome, &stands.state) {
-            let state = state.like(&decode("outcome", &bytes)?, unsigned(row.get(4)?));
+            let state = state.like(&decode("outcome", &bytes)?, stands.standing.approved_at, unsigned(row.get(4)?));
             stands = stands.re_appraised(state);
         }
         Ok(Self { id: DeviceId(row.get(0)?), product: row.get(1)?, n: row.get(2)?, stands, labels: BTreeMap::new() })

@@ -279,7 +279,7 @@ fn one_behind(c: &Connection, n: i64, posture: i64, outcome: &DeviceState, at: U
     let Some(row) = rows.next()? else { return Ok(None) };
     let before = Stands::read(row, 3)?;
     let Some(was) = &before.state else { return Ok(None) };
-    let state = was.like(outcome, at);
+    let state = was.like(outcome, before.standing.approved_at, at);
     if state == *was {
         return Ok(None);
     }
