@@ -119,6 +119,13 @@ pub(crate) struct Build {
     /// it is on
     #[arg(long, value_name = "PLACE", requires = "boot_log")]
     pub(crate) attester_in: Option<AttesterPlace>,
+    #[command(flatten)]
+    pub(crate) of: OfRelease,
+}
+
+/// What a release is, whatever is in it.
+#[derive(Args)]
+pub(crate) struct OfRelease {
     /// Product: MODEL or VENDOR/MODEL
     #[arg(long)]
     pub(crate) product: String,
@@ -378,25 +385,6 @@ pub(crate) struct Import {
     /// The files
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
-    /// Product: MODEL or VENDOR/MODEL
-    #[arg(long)]
-    pub(crate) product: String,
-    /// Name of the release within the product
-    #[arg(long)]
-    pub(crate) release: String,
-    /// From when on it may be used
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub(crate) valid_from: Option<Time>,
-    /// From when on it is stale
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub(crate) retire_at: Option<Time>,
-    /// How long devices may run files of this release and of the one before: 14d or 36h
-    #[arg(long, value_name = "DURATION", value_parser = parse_span)]
-    pub(crate) update_window: Option<Span>,
-    /// Number that grows with every build of this product; default: SOURCE_DATE_EPOCH, else the present time
-    #[arg(long, value_name = "N")]
-    pub(crate) sequence: Option<u64>,
-    /// Where to write the unsigned release
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) of: OfRelease,
 }

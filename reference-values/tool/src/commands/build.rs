@@ -7,7 +7,7 @@ use reference_values::{
     boot_rules::{Generalised, ImaPolicy},
 };
 
-use super::{count, sequence, write_unsigned};
+use super::{count, write_release};
 use crate::{
     boot::{self, ima_policy, pcrs},
     cli::Build,
@@ -17,7 +17,6 @@ use crate::{
 };
 
 pub(crate) fn run(arguments: &Build) -> Result<(), Failure> {
-    let sequence = sequence(arguments.sequence)?;
     let (rules, generalised) = boot::rules(arguments)?.unzip();
     let found = measure(arguments)?;
     let content = Content {
@@ -28,11 +27,7 @@ pub(crate) fn run(arguments: &Build) -> Result<(), Failure> {
         images: found.images,
         further_digests: found.further,
     };
-    let release = Release::with_content(&arguments.product, &arguments.release, sequence, content)
-        .and_then(|release| release.valid(arguments.valid_from.map(|t| t.0), arguments.retire_at.map(|t| t.0)))
-        .and_then(|release| release.with_update_window(arguments.update_window.map(|window| window.0)))
-        .map_err(|error| Failure::Usage(error.to_string()))?;
-    write_unsigned(&release.encode(), &arguments.output)?;
+    let release = write_release(&arguments.of, content)?;
     files::print(&told(&release, arguments.boot_log.len(), &generalised.unwrap_or_default()))
 }
 

@@ -1,8 +1,8 @@
 //! `import`: a release from what a shop already has.
 
-use reference_values::{Content, Release};
+use reference_values::Content;
 
-use super::{count, sequence, write_unsigned};
+use super::{count, write_release};
 use crate::{
     cli::{Form, Import},
     failure::Failure,
@@ -15,7 +15,6 @@ use crate::{
 const MAX_TOLD: usize = 100;
 
 pub(crate) fn run(arguments: &Import) -> Result<(), Failure> {
-    let sequence = sequence(arguments.sequence)?;
     let mut content = Content::default();
     let mut all = Taken::default();
     for path in &arguments.files {
@@ -38,14 +37,10 @@ pub(crate) fn run(arguments: &Import) -> Result<(), Failure> {
         all.extend(taken);
     }
     content.executables = all.executables;
-    let release = Release::with_content(&arguments.product, &arguments.release, sequence, content)
-        .and_then(|release| release.valid(arguments.valid_from.map(|t| t.0), arguments.retire_at.map(|t| t.0)))
-        .and_then(|release| release.with_update_window(arguments.update_window.map(|window| window.0)))
-        .map_err(|error| Failure::Usage(error.to_string()))?;
-    write_unsigned(&release.encode(), &arguments.output)?;
+    let release = write_release(&arguments.of, content)?;
     let (product, name) = (release.product(), release.name());
     let executables = count(release.executables().len(), "executable", "executables");
-    let mut out = format!("{product} {name}, sequence {sequence}: {executables}; not signed yet\n");
+    let mut out = format!("{product} {name}, sequence {}: {executables}; not signed yet\n", release.sequence());
     if !all.left_out.is_empty() {
         out.push_str("Left out:\n");
     }

@@ -14,12 +14,12 @@ pub(crate) mod show;
 pub(crate) mod sign;
 
 use data_encoding::HEXLOWER;
-use reference_values::{BootPcrs, Document, Kind};
+use reference_values::{BootPcrs, Content, Document, Kind, Release};
 use serde::Serialize;
 use std::{collections::BTreeMap, path::Path};
 use tracing::info;
 
-use crate::{failure::Failure, files, time::Time};
+use crate::{cli::OfRelease, failure::Failure, files, time::Time};
 
 /// What every command says of a document first.
 #[derive(Serialize)]
@@ -95,6 +95,16 @@ fn duration(seconds: u64) -> String {
         }
     }
     count(usize::try_from(seconds).unwrap_or(usize::MAX), "second", "seconds")
+}
+
+/// Makes the release that was typed, and writes it.
+fn write_release(of: &OfRelease, content: Content) -> Result<Release, Failure> {
+    let release = Release::with_content(&of.product, &of.release, sequence(of.sequence)?, content)
+        .and_then(|release| release.valid(of.valid_from.map(|t| t.0), of.retire_at.map(|t| t.0)))
+        .and_then(|release| release.with_update_window(of.update_window.map(|window| window.0)))
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    write_unsigned(&release.encode(), &of.output)?;
+    Ok(release)
 }
 
 /// A sequence that was given, or that the time gives.
