@@ -13,8 +13,14 @@ const MAX_LINES: usize = 1_000_000;
 const MAX_DEPTH: usize = 32;
 /// Documents within byte strings: a signature holds a CoRIM, which holds tags.
 const MAX_NESTED: usize = 4;
-/// Bytes of a value that are shown.
+/// Bytes of a value that are shown, and characters of a key.
 const MAX_SHOWN: usize = 64;
+/// Memory for all lines, for each byte of the file: each has its whole path, some hundred bytes even for a flag of two.
+const MAX_GROWTH: usize = 64;
+/// The same for a file that has hardly any bytes.
+const LEAST_ROOM: usize = 64 * 1024;
+/// The same for a large one: a million lines of the usual length.
+const MOST_ROOM: usize = 256 * 1024 * 1024;
 
 /// One value, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +45,13 @@ pub fn recognises(bytes: &[u8]) -> bool {
 /// [`Malformed`] where it is no CBOR of definite length to its end, or over a limit.
 pub fn lines(bytes: &[u8]) -> Result<Vec<Line>, Malformed> {
     let mut out = Vec::new();
+    let mut room = bytes.len().saturating_mul(MAX_GROWTH).saturating_add(LEAST_ROOM).min(MOST_ROOM);
     let mut waiting = VecDeque::from([(String::new(), Rule::Corim, bytes, 0_usize)]);
     while let Some((path, rule, bytes, depth)) = waiting.pop_front() {
-        let mut walk =
-            Walk { reader: Reader::new("CoRIM", bytes), out: &mut out, nested: Vec::new(), open: Vec::new() };
+        let reader = Reader::new("CoRIM", bytes);
+        let mut walk = Walk { reader, out: &mut out, room, nested: Vec::new(), open: Vec::new() };
         walk.document(path, rule)?;
+        room = walk.room;
         for (path, rule, bytes) in walk.nested {
             if depth >= MAX_NESTED {
                 return Err(Reader::new("CoRIM", bytes).malformed("documents are nested too deeply"));
@@ -215,6 +223,8 @@ struct Open {
 struct Walk<'a, 'o> {
     reader: Reader<'a>,
     out: &'o mut Vec<Line>,
+    /// Memory that is left for lines.
+    room: usize,
     nested: Vec<(String, Rule, &'a [u8])>,
     open: Vec<Open>,
 }
@@ -263,7 +273,7 @@ impl<'a> Walk<'a, '_> {
             }
             3 => {
                 let text = self.take(number)?;
-                path.push_str(&shown_text(text));
+                path.push_str(&shown_key(text));
                 Ok(if table.is_empty() && rule != Rule::Opaque { DIGESTS } else { Rule::Opaque })
             }
             _ => Err(start.malformed("a key is neither a number nor text")),
@@ -374,9 +384,11 @@ impl<'a> Walk<'a, '_> {
     }
 
     fn say(&mut self, path: &str, value: String, understood: bool) -> Result<(), Malformed> {
-        if self.out.len() >= MAX_LINES {
-            return Err(self.reader.malformed("it holds more values than are shown"));
-        }
+        let size = size_of::<Line>().saturating_add(path.len()).saturating_add(value.len());
+        self.room = match self.room.checked_sub(size) {
+            Some(left) if self.out.len() < MAX_LINES => left,
+            _ => return Err(self.reader.malformed("it holds more values than are shown")),
+        };
         self.out.push(Line { path: path.to_owned(), value, understood });
         Ok(())
     }
@@ -461,6 +473,16 @@ fn shown_bytes(bytes: &[u8]) -> String {
     let (shown, rest) = bytes.split_at(bytes.len().min(MAX_SHOWN));
     let more = if rest.is_empty() { "" } else { "…" };
     format!("{}{more}", HEXLOWER.encode(shown))
+}
+
+/// The beginning of a key, which stands in every line below it.
+fn shown_key(bytes: &[u8]) -> String {
+    let text = shown_text(bytes);
+    let mut shown: String = text.chars().take(MAX_SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// As text without control characters; what is no UTF-8 in hexadecimal.
@@ -582,6 +604,38 @@ mod tests {
         assert!(lines(&itself).is_err());
         assert!(lines(&[0xd9, 0x01, 0xf5, 0xbb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());
         assert!(lines(&[0xd9, 0x01, 0xf5, 0xbf, 0xff]).is_err());
+    }
+
+    /// Register names of `key` bytes, with `values` digests of no bytes below.
+    fn registers(key: usize, values: usize) -> Vec<u8> {
+        let mut comid = ItemWriter::default();
+        comid.map(1).uint(4).map(1).uint(0).array(1).array(2).map(0).array(1).map(1).uint(1);
+        comid.map(1).uint(14).map(1).text(&"x".repeat(key)).array(values);
+        (0..values).for_each(|_| {
+            comid.array(2).uint(1).bytes(&[]);
+        });
+        let mut corim = ItemWriter::default();
+        corim.tag(501).map(1).uint(1).array(1).tag(506).bytes(&comid.finish());
+        corim.finish()
+    }
+
+    #[test]
+    fn lines_take_no_more_than_a_small_multiple_of_the_file() {
+        let long = lines(&registers(4096, 100)).unwrap();
+        assert!(long.iter().all(|line| line.path.len() < 200), "{:?}", long.last());
+        for values in [1000, 20_000, 200_000] {
+            let bytes = registers(4096, values);
+            let Ok(lines) = lines(&bytes) else { continue };
+            let held: usize = lines.iter().map(|line| size_of::<Line>() + line.path.len() + line.value.len()).sum();
+            assert!(held <= bytes.len() * MAX_GROWTH + LEAST_ROOM, "{values}");
+        }
+        assert!(lines(&registers(4096, 200_000)).is_err());
+    }
+
+    #[test]
+    fn a_key_is_cut_between_characters() {
+        assert_eq!(shown_key("é".repeat(64).as_bytes()), "é".repeat(64));
+        assert_eq!(shown_key("é".repeat(65).as_bytes()), format!("{}…", "é".repeat(64)));
     }
 
     proptest! {

@@ -310,3 +310,43 @@ fn expect_key(items: &mut Items<'_>, place: &'static str, number: u64) -> Result
     let key = items.key(place)?;
     if key.number == number { Ok(()) } else { Err(key.unsupported()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::{Endorsed, Endorsements, Notice};
+
+    /// The same tag in a CoRIM of this kind, its identities as they were or as that kind has them.
+    fn passed_off(document: &Document, kind: Kind, name: &str) -> Vec<u8> {
+        let bytes = document.encode();
+        let mut items = Items::new("CoRIM", &bytes).unwrap();
+        items.tag(TAG_CORIM, "").unwrap();
+        let corim = CorimMap::decode(&mut items).unwrap();
+        let id = identity(kind, document.product(), name);
+        let tag = Comid::decode(&corim).unwrap();
+        let triples = &corim.comid[tag.triples.at()..];
+        let mut comid = ItemWriter::default();
+        comid.map(2).uint(1).map(2).uint(0).text(&id).uint(1).uint(tag.version).uint(4);
+        encode(kind, &id, &[&comid.finish(), triples].concat(), (None, corim.not_after))
+    }
+
+    #[test]
+    fn no_kind_passes_for_another_whatever_it_is_called() {
+        let entries = vec![Endorsed { ek: [3; 32], serial: "SN".into() }];
+        let documents = [
+            Document::Release(crate::signed::tests::release()),
+            Endorsements::new("acme/gw", "1", 7, None, entries).unwrap().into(),
+            Notice::new("acme/gw", "1", 7, None, None, vec![], vec![]).unwrap().into(),
+        ];
+        for document in &documents {
+            assert_eq!(&decode(&passed_off(document, document.kind(), "1")).unwrap(), document);
+            for kind in [Kind::Release, Kind::Endorsements, Kind::Notice].into_iter().filter(|k| *k != document.kind())
+            {
+                for name in ["1".to_owned(), format!("{}:1", document.kind())] {
+                    let decoded = decode(&passed_off(document, kind, &name));
+                    assert!(decoded.is_err(), "{} as {kind}: {decoded:?}", document.kind());
+                }
+            }
+        }
+    }
+}
