@@ -329,7 +329,15 @@ async fn an_acknowledgement_of_an_earlier_connection_takes_no_message_away() {
     inbox.acknowledge(&first);
     inbox.acknowledge(&again[..1]);
     device.publish(&topic, b"third").await;
-    within(receive(&mut inbox, 1)).await;
+    // Where the connection was made anew once more, the two come again before it.
+    loop {
+        let next = within(receive(&mut inbox, 1)).await;
+        match next.first().map(Message::payload) {
+            Some(b"third") => break,
+            Some(b"first") => inbox.acknowledge(&next),
+            _ => {}
+        }
+    }
     broker.end().await;
     within(connected.wait_for(|up| !*up)).await.unwrap();
 
