@@ -56,7 +56,13 @@ impl Ports {
     /// # Errors
     /// Where the system has none.
     pub fn free() -> Result<Self> {
-        Ok(Self { devices: free_port()?, enrolment: free_port()?, services: free_port()? })
+        // Drawn one by one, two may be the same.
+        loop {
+            let (devices, enrolment, services) = (free_port()?, free_port()?, free_port()?);
+            if devices != enrolment && enrolment != services && services != devices {
+                return Ok(Self { devices, enrolment, services });
+            }
+        }
     }
 }
 
