@@ -344,7 +344,7 @@ The token needs the role `operator` (`verifier token create`, or the one that `v
 pub(crate) struct Publish {
     /// The signed release, list or notice
     pub(crate) file: PathBuf,
-    /// The verifier's HTTP API
+    /// The verifier's HTTP API, on this host: a verifier elsewhere is reached through a tunnel
     #[arg(long, value_name = "URL")]
     pub(crate) to: String,
     /// File with the token to present [default: $COUNTERSIGN_VERIFIER__HTTP__TOKEN_FILE]

@@ -104,12 +104,13 @@ impl Uri {
         for part in parts {
             let (name, value) = part.split_once('=').ok_or_else(|| wrong("parts are NAME=VALUE"))?;
             let bytes = decode(value).ok_or_else(|| wrong("a `%` is followed by two hexadecimal digits"))?;
-            let text = || String::from_utf8(bytes.clone()).map_err(|_| wrong("a value is not UTF-8"));
+            let bytes = Zeroizing::new(bytes);
+            let text = || String::from_utf8(bytes.to_vec()).map_err(|_| wrong("a value is not UTF-8"));
             match name {
                 "token" => uri.token = Some(text()?),
                 "serial" => uri.serial = Some(text()?),
                 "object" => uri.object = Some(text()?),
-                "id" => uri.id = Some(bytes),
+                "id" => uri.id = Some(bytes.to_vec()),
                 "type" if value == "private" => {}
                 "module-path" => uri.module = Some(text()?.into()),
                 "pin-source" => uri.pin_source = Some(text()?.trim_start_matches("file:").into()),

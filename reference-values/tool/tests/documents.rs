@@ -113,6 +113,13 @@ fn a_notice_says_what_was_typed_and_is_signed_and_checked_like_a_release() {
     desk.good(&["sign", "notice.corim", "--key", "importer.pem", "--role", "importer", "-o", "notice.signed"]);
     let said = desk.good(&["check", "notice.signed", "--trust", "trust"]);
     assert!(said.contains("2 revoked releases, 1 known-bad file") && said.contains("the importer"), "{said}");
+    for says in [
+        "lowest release that may run: 2.0 (sequence 20)",
+        "revoked: 1.0 (CVE-2026-1): a hole = a big one",
+        "(CVE-2026-2): malware",
+    ] {
+        assert!(said.contains(says), "{says}: {said}");
+    }
 
     desk.good(&[
         "notice",
@@ -273,6 +280,12 @@ fn publishing_says_whose_fault_it_is() {
     for (file, to, more, code, word) in [
         ("notice.signed", nobody, &token[..], 1, "no verifier answers"),
         ("notice.signed", "verifier.example", &token[..], 2, "http://ADDRESS:PORT"),
+        ("notice.signed", "https://127.0.0.1:9", &token[..], 2, "http://ADDRESS:PORT"),
+        ("notice.signed", "http://verifier.example:9", &token[..], 2, "in the clear"),
+        ("notice.signed", "http://192.0.2.1:9", &token[..], 2, "in the clear"),
+        ("notice.signed", "http://127.0.0.1:9@192.0.2.1", &token[..], 2, "in the clear"),
+        ("notice.signed", "http://[::1]:9", &token[..], 1, "no verifier answers"),
+        ("notice.signed", "http://localhost:9", &token[..], 1, "no verifier answers"),
         ("notice.signed", nobody, &[][..], 2, "--token-file"),
         ("notice.signed", nobody, &["--token-file", "nowhere"][..], 1, "nowhere"),
         ("notice.corim", nobody, &token[..], 6, "not signed"),

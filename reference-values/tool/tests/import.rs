@@ -78,7 +78,38 @@ fn a_keylime_policy_gives_its_sha256_digests_and_its_exclusions_as_advice() {
     for word in ["1 digests that are not SHA-256", "directory = \"/var/log\"", "no equal"] {
         assert!(said.contains(word), "{word}: {said}");
     }
-    assert!(!said.contains("keys"), "{said}");
+    for absent in ["keys", "ima-buf", "dm_policy"] {
+        assert!(!said.contains(absent), "{said}");
+    }
+}
+
+#[test]
+fn what_a_keylime_policy_says_beside_files_is_told() {
+    let shop = Shop::new();
+    let mut policy = keylime();
+    policy["ima-buf"] = json!({ "dm-verity": [hex(3)] });
+    policy["ima"]["dm_policy"] = json!({ "version": 1 });
+    policy["keyrings"] = json!({ ".ima": [hex(4)] });
+    policy["verification-keys"] = json!(["a key"]);
+    shop.write("policy.json", policy.to_string());
+    let (code, said) = shop.import("keylime", &["policy.json"]);
+    assert_eq!(code, 0, "{said}");
+    for word in ["1 keyrings", "(ima-buf)", "(dm_policy)", "verification keys"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+#[test]
+fn names_of_what_is_left_out_are_few_and_harmless() {
+    let shop = Shop::new();
+    let component = |name: &str| json!({ "name": name });
+    let mut components: Vec<Value> = (0..12).map(|n| component(&format!("lib{n:02}"))).collect();
+    components.push(component("lib\u{1b}[2J\n"));
+    components.push(json!({ "name": "/bin/a", "hashes": [{ "alg": "SHA-256", "content": hex(1) }] }));
+    shop.write("bill.json", json!({ "bomFormat": "CycloneDX", "components": components }).to_string());
+    let (code, said) = shop.import("sbom", &["bill.json"]);
+    assert!(code == 0 && said.contains("13 components") && said.contains("and 3 more"), "{said}");
+    assert!(!said.contains('\u{1b}'), "{said:?}");
 }
 
 #[test]
@@ -138,7 +169,7 @@ fn a_forged_or_cut_list_is_refused() {
         line("/bin/a") + &line("boot_aggregate") + &format!("10 {} ima-ng sha256:{} /bin/w\n", "00".repeat(20), hex(0)),
     );
     let (code, said) = shop.import("ima", &["good"]);
-    assert!(code == 0 && said.contains("1 violations"), "{said}");
+    assert!(code == 0 && said.contains("1 violations") && said.contains("measured: /bin/w"), "{said}");
     assert_eq!(shop.imported(), [(hex(3), "/bin/a".to_owned())]);
     fs::remove_file(shop.0.path().join("out.corim")).unwrap();
     shop.write("forged", line("/bin/a\nrm"));
@@ -163,7 +194,7 @@ fn bills_of_materials_give_the_digests_of_their_files() {
         json!({ "bomFormat": "CycloneDX", "specVersion": "1.5", "components": [outer] }).to_string(),
     );
     let (code, said) = shop.import("sbom", &["cyclone.json"]);
-    assert!(code == 0 && said.contains("1 components without a SHA-256"), "{said}");
+    assert!(code == 0 && said.contains("1 components without a SHA-256") && said.contains("listed: /bin/c"), "{said}");
     assert_eq!(shop.imported(), [(hex(1), "/bin/a".to_owned()), (hex(2), "/bin/b".to_owned())]);
     let file = json!({ "fileName": "./bin/d", "checksums": [
         { "algorithm": "SHA1", "checksumValue": "00" }, { "algorithm": "SHA256", "checksumValue": hex(4) }] });

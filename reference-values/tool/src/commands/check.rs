@@ -104,6 +104,14 @@ impl Amounts {
             Self::Notice(taken) => taken.summary(),
         }
     }
+
+    /// What a notice takes back, a line each: who signs or trusts it wants to know just that.
+    fn says(&self) -> String {
+        match self {
+            Self::Release { .. } | Self::Endorsements { .. } => String::new(),
+            Self::Notice(taken) => taken.lines().iter().map(|line| format!("  {line}\n")).collect(),
+        }
+    }
 }
 
 impl Report {
@@ -113,7 +121,7 @@ impl Report {
             vec![signer.role.into(), signer.name.clone(), until, signer.key.clone()]
         });
         let table = table(&["VOUCHED AS", "BY", "TRUSTED UNTIL", "KEY"], rows);
-        let (summary, amounts) = (self.summary.lines(), self.amounts.line());
-        format!("{summary}{amounts}, content sha256:{}\n\n{table}", self.content)
+        let (summary, amounts, says) = (self.summary.lines(), self.amounts.line(), self.amounts.says());
+        format!("{summary}{amounts}, content sha256:{}\n{says}\n{table}", self.content)
     }
 }

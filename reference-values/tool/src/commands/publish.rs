@@ -1,9 +1,9 @@
 //! `publish`: hands a signed document to a running verifier, and tells what it says.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use ureq::Agent;
+use ureq::{Agent, http::Uri};
 use zeroize::Zeroizing;
 
 use super::print_json;
@@ -41,9 +41,7 @@ struct Problem {
 
 pub(crate) fn run(arguments: &Publish) -> Result<(), Failure> {
     let url = arguments.to.trim_end_matches('/');
-    if !url.starts_with("http://") || url.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(Failure::Usage(format!("--to {url:?}: the URL of a verifier is http://ADDRESS:PORT")));
-    }
+    check(url)?;
     let token = token(arguments)?;
     let document = files::read_document(&arguments.file)?;
     if document.signatures().is_empty() {
@@ -57,6 +55,24 @@ pub(crate) fn run(arguments: &Publish) -> Result<(), Failure> {
         }
         _ => Err(refusal(url, status, &body)),
     }
+}
+
+/// The token goes over plain HTTP, so it goes to this host alone; verifiers listen nowhere else.
+fn check(url: &str) -> Result<(), Failure> {
+    let wrong = |why: &str| Err(Failure::Usage(format!("--to {url:?}: {why}")));
+    let Ok(uri) = url.parse::<Uri>() else { return wrong("the URL of a verifier is http://ADDRESS:PORT") };
+    let (Some("http"), Some(authority), None) = (uri.scheme_str(), uri.authority(), uri.query()) else {
+        return wrong("the URL of a verifier is http://ADDRESS:PORT");
+    };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if !here || authority.as_str().contains('@') {
+        return wrong(
+            "the token would go over the network in the clear; give a loopback address, as 127.0.0.1 or [::1], \
+                      that leads there through a tunnel",
+        );
+    }
+    Ok(())
 }
 
 fn token(arguments: &Publish) -> Result<Zeroizing<String>, Failure> {

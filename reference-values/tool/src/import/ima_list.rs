@@ -25,14 +25,18 @@ pub(crate) fn read(path: &Path) -> Result<Taken, Failure> {
 /// Counts of what a list has beside files.
 #[derive(Default)]
 struct Beside {
-    violations: usize,
+    /// By path.
+    violations: Vec<String>,
     other: usize,
     nameless: usize,
 }
 
 impl Beside {
     fn tell(&self, taken: &mut Taken) {
-        taken.leave_out(self.violations, "violations: the files were open for writing while they were measured");
+        taken.leave_out_named(
+            &self.violations,
+            "violations, of files that were open for writing while they were measured",
+        );
         taken.leave_out(
             self.other,
             "files whose digest is not SHA-256: boot with ima_hash=sha256 and take the list again",
@@ -47,7 +51,7 @@ fn read_binary(path: &Path, bytes: &[u8]) -> Result<Taken, Failure> {
         let entry = entry.map_err(|error| Failure::input(path, error))?;
         let name = String::from_utf8_lossy(entry.fields.path).into_owned();
         match entry.fields.digest {
-            _ if entry.is_violation() => beside.violations += 1,
+            _ if entry.is_violation() => beside.violations.push(name),
             _ if name == BOOT_AGGREGATE => {}
             _ if entry.fields.buffer.is_some() && !name.starts_with('/') => beside.nameless += 1,
             Some(digest) if digest.digest_type == ima::DigestType::Verity => beside.other += 1,
@@ -80,10 +84,6 @@ fn read_text(path: &Path, text: &str) -> Result<Taken, Failure> {
         if !template.starts_with("ima") {
             return Err(wrong("an unknown template"));
         }
-        if template_digest.bytes().all(|byte| byte == b'0') {
-            beside.violations += 1;
-            continue;
-        }
         // Newer templates say of what the digest is before its algorithm: `ima:sha256:…`; fs-verity's is none of a file.
         let (kind, digest) = digest.rsplit_once(':').map_or(("sha1", *digest), |(kind, digits)| (kind, digits));
         let algorithm = kind.strip_prefix("ima:").unwrap_or(kind);
@@ -95,6 +95,7 @@ fn read_text(path: &Path, text: &str) -> Result<Taken, Failure> {
             _ => name,
         };
         match sha256(digest) {
+            _ if template_digest.bytes().all(|byte| byte == b'0') => beside.violations.push(name.to_owned()),
             _ if name == BOOT_AGGREGATE => {}
             _ if *template == "ima-buf" => beside.nameless += 1,
             Some(digest) if algorithm == "sha256" => taken.take(digest, name),

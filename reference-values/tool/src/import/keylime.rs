@@ -15,8 +15,18 @@ struct RuntimePolicy {
     excludes: Option<Vec<String>>,
     #[serde(default)]
     keyrings: Option<BTreeMap<String, IgnoredAny>>,
+    #[serde(default)]
+    ima: Option<Ima>,
+    #[serde(default, rename = "ima-buf")]
+    buffers: Option<BTreeMap<String, IgnoredAny>>,
     #[serde(default, rename = "verification-keys")]
     verification_keys: Option<Keys>,
+}
+
+#[derive(Deserialize)]
+struct Ima {
+    #[serde(default)]
+    dm_policy: Option<IgnoredAny>,
 }
 
 /// As Keylime writes them: text, or a list.
@@ -69,6 +79,10 @@ pub(crate) fn read(path: &Path) -> Result<Taken, Failure> {
     }
     let keyrings = policy.keyrings.unwrap_or_default().len();
     taken.leave_out(keyrings, "keyrings: keys are not files; what they allow, list by digest");
+    let buffers = policy.buffers.unwrap_or_default().len();
+    taken.leave_out(buffers, "measured buffers (ima-buf): they are of no file");
+    let mapper = usize::from(policy.ima.is_some_and(|ima| ima.dm_policy.is_some()));
+    taken.leave_out(mapper, "policy for the device mapper (dm_policy): it names no file");
     let keys = usize::from(policy.verification_keys.is_some_and(|keys| !keys.is_empty()));
     taken.leave_out(keys, "set of verification keys: list the signed files by digest");
     Ok(taken)

@@ -12,6 +12,9 @@ use reference_values::{Executable, limits::MAX_FILE};
 
 use crate::{failure::Failure, files, sources::readable};
 
+/// Names that one line tells of what was left out.
+const MAX_NAMES: usize = 10;
+
 /// What an import took, and what it did not.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
@@ -34,6 +37,17 @@ impl Taken {
         if amount > 0 {
             self.left_out.push(format!("{amount} {what}"));
         }
+    }
+
+    /// Says what was left out by name, where there was any of it.
+    pub(crate) fn leave_out_named(&mut self, names: &[String], what: &str) {
+        if names.is_empty() {
+            return;
+        }
+        let told: Vec<String> = names.iter().take(MAX_NAMES).map(|name| readable(Path::new(name))).collect();
+        let more = names.len().saturating_sub(MAX_NAMES);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        self.leave_out(names.len(), &format!("{what}: {}{more}", told.join(", ")));
     }
 
     /// Adds what another file gave.

@@ -55,13 +55,15 @@ struct Checksum {
 pub(crate) fn read(path: &Path) -> Result<Taken, Failure> {
     let bill: Bill = json(path)?;
     let mut taken = Taken::default();
-    let mut without = 0;
+    let mut without = Vec::new();
     match (bill.bom_format.as_deref(), bill.spdx_version.as_deref()) {
         (Some("CycloneDX"), None) => {
             let mut waiting = bill.components;
             while let Some(component) = waiting.pop() {
                 let hashes = component.hashes.iter().map(|hash| (hash.alg.as_str(), hash.content.as_str()));
-                without += usize::from(!take(&mut taken, &component.name, hashes));
+                if !take(&mut taken, &component.name, hashes) {
+                    without.push(component.name);
+                }
                 waiting.extend(component.components);
             }
         }
@@ -69,12 +71,15 @@ pub(crate) fn read(path: &Path) -> Result<Taken, Failure> {
             for file in &bill.files {
                 let hashes = file.checksums.iter().map(|one| (one.algorithm.as_str(), one.value.as_str()));
                 let name = if file.name.starts_with("./") { &file.name[1..] } else { &file.name };
-                without += usize::from(!take(&mut taken, name, hashes));
+                if !take(&mut taken, name, hashes) {
+                    without.push(name.to_owned());
+                }
             }
         }
         _ => return Err(Failure::input(path, "neither CycloneDX (bomFormat) nor SPDX 2 (spdxVersion)")),
     }
-    taken.leave_out(without, "components without a SHA-256: what runs of them is not listed");
+    without.sort_unstable();
+    taken.leave_out_named(&without, "components without a SHA-256, and what runs of them is not listed");
     Ok(taken)
 }
 
