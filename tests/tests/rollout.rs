@@ -1,16 +1,12 @@
 //! A revocation and its end reach a fleet that is known by its rows alone, through the service as it runs.
 
-use std::{
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::process::Command;
 
 use appraisal::{Code, Held, Verdict, reappraise};
 use devices::{
     judge::{Judge, host_policy, sign, signed},
     population::Population,
-    site::Site,
+    site::{Site, eventually},
     software::{Attach, SoftwareDevice},
 };
 use reference_values::{Notice, ReferenceIndex, Required, Revoked, SignedDocument, Trust};
@@ -18,14 +14,10 @@ use serde_json::Value;
 
 const DEVICES: usize = 600;
 const KINDS: usize = 90;
-const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Waits; tells what the verifier said where it is in vain.
 fn until(what: &str, site: &Site, holds: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}:\n{}", site.end_of_log());
-        thread::sleep(Duration::from_millis(20));
-    }
+    eventually(what, || Ok(holds())).unwrap_or_else(|error| panic!("{error}\n{}", site.end_of_log()));
 }
 
 fn total(site: &Site, query: &str) -> u64 {

@@ -330,6 +330,19 @@ mod tests {
         encode(kind, &id, &[&comid.finish(), triples].concat(), (None, corim.not_after))
     }
 
+    /// Cut or changed in any bit, its bytes are no document, or another.
+    pub(super) fn has_one_encoding(good: &Document) {
+        let bytes = good.encode();
+        for at in 0..bytes.len() {
+            assert!(decode(&bytes[..at]).is_err());
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1 << bit;
+                assert!(decode(&changed).ok().as_ref() != Some(good), "byte {at} bit {bit}");
+            }
+        }
+    }
+
     #[test]
     fn no_kind_passes_for_another_whatever_it_is_called() {
         let entries = vec![Endorsed { ek: [3; 32], serial: "SN".into() }];

@@ -149,6 +149,23 @@ pub(crate) struct OfRelease {
     pub(crate) output: PathBuf,
 }
 
+/// What an edition of a list or a notice is, whatever is in it.
+#[derive(Args)]
+pub(crate) struct OfEdition {
+    /// Name among the lists or notices of the product: a plant, a line, a team
+    #[arg(long)]
+    pub(crate) name: String,
+    /// When it ends to count
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) expires: Option<Time>,
+    /// Number that grows with every edition of this name; default: SOURCE_DATE_EPOCH, else the present time
+    #[arg(long, value_name = "N")]
+    pub(crate) sequence: Option<u64>,
+    /// Where to write it, unsigned
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
 /// [`AttesterIn`], as it is typed.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum AttesterPlace {
@@ -274,24 +291,14 @@ pub(crate) struct Endorse {
     /// Product that the TPMs sit in: MODEL or VENDOR/MODEL
     #[arg(long)]
     pub(crate) product: String,
-    /// Name of the list: a plant, a line, a week
-    #[arg(long)]
-    pub(crate) name: String,
     /// Table of serials, lines of FILE,SERIAL
     #[arg(long, value_name = "CSV", conflicts_with = "no_serials")]
     pub(crate) serials: Option<PathBuf>,
     /// List keys without serials
     #[arg(long)]
     pub(crate) no_serials: bool,
-    /// When the list ends to count
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub(crate) expires: Option<Time>,
-    /// Number that grows with every edition of this list; default: SOURCE_DATE_EPOCH, else the present time
-    #[arg(long, value_name = "N")]
-    pub(crate) sequence: Option<u64>,
-    /// Where to write the unsigned list
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) of: OfEdition,
 }
 
 #[derive(Args)]
@@ -308,9 +315,6 @@ pub(crate) struct Notice {
     /// Product, or beginning of products' names with * at its end
     #[arg(long)]
     pub(crate) product: String,
-    /// Name of the notice
-    #[arg(long)]
-    pub(crate) name: String,
     /// Release that may not run any more, and why; may be given several times
     #[arg(long, value_name = "RELEASE=WHY")]
     pub(crate) revoke: Vec<String>,
@@ -323,15 +327,8 @@ pub(crate) struct Notice {
     /// Table of files that may run nowhere, lines of SHA256,ADVISORY,WHY; may be given several times
     #[arg(long, value_name = "CSV")]
     pub(crate) known_bad: Vec<PathBuf>,
-    /// When the notice ends to count
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub(crate) expires: Option<Time>,
-    /// Number that grows with every edition of this notice; default: SOURCE_DATE_EPOCH, else the present time
-    #[arg(long, value_name = "N")]
-    pub(crate) sequence: Option<u64>,
-    /// Where to write the unsigned notice
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) of: OfEdition,
 }
 
 #[derive(Args)]

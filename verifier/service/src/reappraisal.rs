@@ -103,6 +103,7 @@ async fn hold(
 }
 
 /// Which devices other rules may show otherwise.
+#[derive(Clone)]
 struct Concerned {
     all: bool,
     changed: Option<(reference_values::Affected, reference_values::Affected)>,
@@ -279,8 +280,7 @@ async fn more(
     concerned: &Concerned,
     at: UnixSeconds,
 ) -> Result<Outcomes, StoreError> {
-    let scope = Concerned { all: concerned.all, changed: concerned.changed.clone(), left: concerned.left.clone() };
-    let rules = Arc::clone(rules);
+    let (scope, rules) = (concerned.clone(), Arc::clone(rules));
     let add = move |store: &Store| {
         work_out(store, &rules)?;
         let known = store.outcomes()?;

@@ -31,14 +31,15 @@ pub(crate) fn run(arguments: &Endorse) -> Result<(), Failure> {
         }
     }
     let List { entries, twice, .. } = list;
-    let sequence = sequence(arguments.sequence)?;
+    let edition = &arguments.of;
+    let sequence = sequence(edition.sequence)?;
     let entries = entries.into_iter().map(|(ek, (serial, _))| Endorsed { ek, serial }).collect();
-    let expires = arguments.expires.map(|time| time.0);
-    let list = Endorsements::new(&arguments.product, &arguments.name, sequence, expires, entries)
+    let expires = edition.expires.map(|time| time.0);
+    let list = Endorsements::new(&arguments.product, &edition.name, sequence, expires, entries)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let devices = count(list.entries().len(), "endorsement key", "endorsement keys");
     let document = Document::from(list);
-    write_unsigned(&document.encode(), &arguments.output)?;
+    write_unsigned(&document.encode(), &edition.output)?;
     let again = if twice > 0 { format!(" ({twice} stood twice)") } else { String::new() };
     let (product, name) = (document.product(), document.name());
     files::print(&format!("list {name} of {product}, sequence {sequence}: {devices}{again}; not signed yet\n"))

@@ -15,11 +15,12 @@ pub(crate) fn run(arguments: &Notice) -> Result<(), Failure> {
     }
     let minimum = arguments.minimum.as_deref().map(minimum).transpose()?;
     let revoked = revoked(&arguments.revoke, &arguments.advisory)?;
-    let sequence = sequence(arguments.sequence)?;
-    let expires = arguments.expires.map(|time| time.0);
+    let edition = &arguments.of;
+    let sequence = sequence(edition.sequence)?;
+    let expires = edition.expires.map(|time| time.0);
     let notice = reference_values::Notice::new(
         &arguments.product,
-        &arguments.name,
+        &edition.name,
         sequence,
         expires,
         minimum,
@@ -29,7 +30,7 @@ pub(crate) fn run(arguments: &Notice) -> Result<(), Failure> {
     .map_err(|error| Failure::Usage(error.to_string()))?;
     let taken = TakenBack::from(&notice);
     let document = Document::from(notice);
-    write_unsigned(&document.encode(), &arguments.output)?;
+    write_unsigned(&document.encode(), &edition.output)?;
     let (product, name) = (document.product(), document.name());
     files::print(&format!("notice {name} about {product}, sequence {sequence}: {}; not signed yet\n", taken.summary()))
 }

@@ -27,7 +27,7 @@ struct Published {
     sequence: u64,
     /// Products whose devices are judged anew.
     #[serde(default)]
-    affected: serde_json::Value,
+    affected: Vec<String>,
 }
 
 /// RFC 9457.
@@ -110,10 +110,7 @@ fn strange(url: &str, status: u16) -> Failure {
 fn refusal(url: &str, status: u16, body: &[u8]) -> Failure {
     let Ok(Problem { detail, code }) = serde_json::from_slice(body) else { return strange(url, status) };
     let said = code.map_or_else(|| detail.clone(), |code| format!("{code}: {detail}"));
-    let said: String = said
-        .chars()
-        .flat_map(|c| if c.is_control() { ' '.to_string() } else { c.to_string() }.chars().collect::<Vec<_>>())
-        .collect();
+    let said = said.replace(char::is_control, " ");
     match status {
         409 | 413 | 422 => Failure::Input(format!("refused: {said}")),
         400..=499 => Failure::Usage(said),
